@@ -1,0 +1,25 @@
+// Which function makes the Step of which operation. Each kernel file registers its own at load; device.cpp looks them up.
+#pragma once
+#include <initializer_list>
+#include <memory>
+#include "device.h"
+
+namespace knet::cpu {
+
+using Make = std::unique_ptr<Step> (*)(Op, std::span<const Layout> out, std::span<const Layout> in,
+                                       std::span<const int64_t> attrs);
+using Accepts = bool (*)(Op, int input, const Layout&);
+
+struct Entry {
+  Make make = nullptr;
+  Accepts accepts = nullptr;  // null: contiguous inputs only
+};
+Entry& entry(Op);
+
+struct Register {
+  Register(std::initializer_list<Op> ops, Make make, Accepts accepts = nullptr) {
+    for (Op op : ops) entry(op) = {make, accepts};
+  }
+};
+
+}  // namespace knet::cpu

@@ -1,0 +1,28 @@
+// One pool of threads for the whole process.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+namespace knet::cpu {
+
+int threads();             // including the caller; respects affinity, cgroup quota, KNET_THREADS
+void set_threads(int n);   // 1 or more
+
+// A borrowed callable: lives only during the call that it is passed to.
+class TaskRef {
+ public:
+  template <class F>
+  TaskRef(const F& f) : self_(&f), call_([](const void* s, int64_t i) { (*static_cast<const F*>(s))(i); }) {}
+  void operator()(int64_t i) const { call_(self_, i); }
+
+ private:
+  const void* self_;
+  void (*call_)(const void*, int64_t);
+};
+
+// Runs body(0) ... body(tasks - 1), in any order, on the pool; returns when all are done. The split into tasks must depend
+// on sizes only, never on the number of threads: same bits for any number. `cost_ns`: estimate for one core in all; below
+// about 30 us everything runs on the caller. Nested calls run inline. The first exception thrown by a task is rethrown here.
+void parallel(int64_t tasks, double cost_ns, TaskRef body);
+
+}  // namespace knet::cpu

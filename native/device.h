@@ -1,0 +1,99 @@
+// What a plan asks of a device. A plan is a list of Steps; a device makes them. Nothing here knows of plans or Python.
+#pragma once
+#include <memory>
+#include <vector>
+#include "trace/op.h"
+#include "types.h"
+
+namespace knet {
+
+// Where the elements of an operand lie, relative to its pointer: strides in elements (0 = broadcast, may be negative).
+struct Layout {
+  DType dtype = DType::F32;
+  Shape shape;
+  int64_t stride[kMaxRank];
+  static Layout contiguous(DType, const Shape&);
+  bool is_contiguous() const;  // C order, no gaps (dimensions of extent 1 are ignored; empty is contiguous)
+};
+
+// One prepared kernel call: everything but the pointers is fixed. Stateless while running, so a plan may be run again at once.
+// `out[k]`/`in[k]` point at the first element of each operand's layout; `scratch` has `scratch_bytes` bytes, 64-aligned.
+// The same inputs give the same bits for any number of threads. Throws Error (only) when data is bad (an index out of range).
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual void run(char* const* out, const char* const* in, char* scratch) const = 0;
+  // May out[k] be the same memory as in[j]? (in-place). Asked by the planner; only for operands of equal layout.
+  virtual bool may_alias(int /*out*/, int /*in*/) const { return false; }
+  virtual std::string text() const { return {}; }  // one line for explain: kernel variant, tile sizes
+  size_t scratch_bytes = 0;
+  double cost_ns = 0;  // rough estimate on one core, for threading and for releasing the interpreter lock
+};
+
+// A fused elementwise-and-reduce kernel, as data. Registers are values over the iteration space, in three classes:
+//   Full   one element per point of `dims`
+//   Row    one element per row (a row is dims[split:], so a point of dims[:split])
+//   Scalar one element in all
+// Instructions are in order, in SSA form: register r is written once, by input r or by instruction r - inputs.size().
+enum class Reg : uint8_t { Scalar, Row, Full };
+struct TileProgram {
+  struct Input {
+    DType dtype;
+    Reg cls;
+    int64_t stride[kMaxRank];  // in elements, over dims (Full) or dims[:split] (Row); nothing for Scalar
+  };
+  struct Instr {
+    enum What : uint8_t {
+      Map,        // tile opcode `op` on registers of lower or equal class (lower ones are broadcast)
+      RowReduce,  // Full -> Row over the row; `op` is sum, prod, max, min, any or all
+    } what = Map;
+    Op op;              // an Elementwise op (cast included, with dtype = from, to = dtype of the result)
+    DType dtype;        // type of the inputs (for where: of the two values)
+    DType to;           // type of the result
+    Reg cls;            // class of the result
+    uint8_t n_src = 0;
+    uint16_t src[4];
+  };
+  struct Output {
+    enum What : uint8_t {
+      Store,      // write a Full register with strides over dims, a Row register with strides over dims[:split], a Scalar
+      ReduceAll,  // reduce a Full register over everything to one element
+      ReduceCols, // reduce a Full register over dims[:split], leaving a row: contiguous, product(dims[split:]) elements
+    } what = Store;
+    uint16_t reg;
+    DType dtype;
+    Op reduce;                 // sum, prod, max, min, any, all
+    int64_t stride[kMaxRank];  // Store only
+  };
+  Shape dims;      // iteration space, C order, collapsed as far as all strides allow
+  int split = 0;   // dims[split:] is a row. A program with no Row register and no ReduceCols has split 0 and no rows
+  std::vector<Input> inputs;
+  std::vector<Instr> instrs;
+  std::vector<Output> outputs;
+};
+
+struct MemoryStats {
+  int64_t live = 0;      // bytes in buffers that somebody holds
+  int64_t peak = 0;      // most bytes ever live
+  int64_t pooled = 0;    // bytes kept for reuse
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  // Can `op` read input `i` in this layout? If not the planner copies it to a contiguous one first.
+  virtual bool accepts(Op op, int i, const Layout&) const = 0;
+  virtual std::unique_ptr<Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                     std::span<const int64_t> attrs) = 0;
+  virtual std::unique_ptr<Step> tile(const TileProgram&) = 0;
+  // Longest row (in elements of the widest register) for which row reductions are fused (the row must fit the tile).
+  virtual int64_t max_row() const = 0;
+  virtual void* allocate(size_t bytes) = 0;  // 64-aligned; throws Error::Memory
+  virtual void release(void*, size_t bytes) = 0;
+  virtual MemoryStats memory() const = 0;
+  virtual void trim() = 0;  // give pooled memory back to the system
+};
+Device& device(DeviceId);  // throws Error::Runtime if it was not built in or is not there
+Device& cpu_device();      // native/cpu/device.cpp
+
+}  // namespace knet

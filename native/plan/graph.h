@@ -1,0 +1,41 @@
+// The planner's data: a straight-line program over values. Every stage is a function from Graph to Graph (or on to the next form).
+#pragma once
+#include <string>
+#include <vector>
+#include "trace/op.h"
+#include "types.h"
+
+namespace knet {
+
+// Values are numbered; each is made by one node (inputs by a leaf or scalar node). Nodes are in an order in which
+// everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data.
+struct Graph {
+  struct Node {
+    Op op;
+    uint16_t n_in = 0, n_out = 0, n_attr = 0;
+    uint32_t in_at = 0, attr_at = 0;  // where in `ins`, `attrs`
+    uint32_t out = 0;                 // results are values out .. out + n_out - 1
+    int32_t line = -1;                // index into the trace's source lines, -1 unknown
+  };
+  std::vector<Node> nodes;
+  std::vector<uint32_t> ins;
+  std::vector<int64_t> attrs;
+  std::vector<Spec> values;
+  std::vector<uint32_t> maker;    // value -> its node
+  std::vector<uint32_t> inputs;   // values bound to buffers at each run, in binding order (made by op leaf)
+  std::vector<uint32_t> scalars;  // values bound to Python numbers at each run (made by op scalar), in binding order
+  std::vector<uint32_t> outputs;  // values to be computed, in order; one may occur twice, or be an input
+
+  std::span<const uint32_t> in(const Node& n) const { return {ins.data() + n.in_at, n.n_in}; }
+  std::span<const int64_t> attr(const Node& n) const { return {attrs.data() + n.attr_at, n.n_attr}; }
+  const Node& made(uint32_t v) const { return nodes[maker[v]]; }
+  // Append a node; results get their specs from infer() unless given. Returns the first result.
+  uint32_t add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs = {}, int32_t line = -1);
+  uint32_t add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs,
+               int32_t line = -1);
+  // A structural scalar: op `constant`, attrs {dtype, bits}.
+  uint32_t constant(Scalar s, DType t);
+  std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
+};
+
+}  // namespace knet

@@ -1,0 +1,63 @@
+// The last form of a plan: Steps in order over an arena, and how their pointers are found at each run.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+#include "device.h"
+#include "memory/buffer.h"
+#include "plan/graph.h"
+
+namespace knet {
+
+// fuse: which values are views of others, which nodes become one tile program, which are Steps of their own.
+struct View {             // a value as strides over the memory of another value (`root`), no kernel needed
+  uint32_t root;
+  Layout layout;
+  int64_t offset = 0;     // elements, fixed
+  struct Dynamic { uint32_t scalar; int64_t stride; };  // + bound I64 scalar * stride: slice starts are data
+  std::vector<Dynamic> dynamic;
+};
+struct Kernel {
+  std::vector<uint32_t> nodes;        // of the graph; more than one only in a tile program
+  std::vector<uint32_t> in, out;      // values read (through their views) and written
+  std::unique_ptr<TileProgram> tile;  // set for elementwise and fused reductions; else nodes[0] is made by Device::step
+};
+struct Schedule {
+  Graph graph;
+  std::vector<View> views;            // per value; views[v].root == v for a value with memory of its own
+  std::vector<Kernel> kernels;        // in order of execution
+  std::string text() const;
+};
+Schedule fuse(Graph, Device&);
+
+// place: lifetimes to offsets. Each root value lies in an input's buffer, in the scalars, in the arena or in an output's buffer.
+struct Place {
+  enum What : uint8_t { None, Input, ScalarSlot, Constant, Arena, Output } what = None;
+  uint32_t index = 0;   // which input / scalar / constant / output
+  int64_t offset = 0;   // bytes (Arena, ScalarSlot, Constant)
+  int32_t donor = -1;   // Output: an input whose buffer it takes over when nobody else holds it
+};
+struct Placement {
+  std::vector<Place> places;  // per value
+  int64_t arena_bytes = 0;
+  int64_t live_bytes = 0;     // the most that is alive at once by liveness: the floor for arena_bytes
+  std::string text(const Schedule&) const;
+};
+Placement place(const Schedule&);
+
+// program: pointers and Steps only.
+class Program {
+ public:
+  static std::unique_ptr<Program> build(const Schedule&, const Placement&, Device&);
+  // inputs and scalars in the order of Graph::inputs, Graph::scalars; outputs are filled in the order of Graph::outputs.
+  // An input whose buffer is `donatable()` may be overwritten and come back as an output. On Error nothing was filled.
+  virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) = 0;
+  virtual std::string text() const = 0;
+  virtual ~Program() = default;
+  int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
+  int kernels = 0;
+  double cost_ns = 0;    // sum over steps
+  size_t footprint = 0;  // bytes that this program itself keeps (for the bounded plan cache)
+};
+
+}  // namespace knet
