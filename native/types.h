@@ -81,6 +81,7 @@ struct Spec {
 // The engine's only exception. The binding turns `kind` into the Python class of the same name.
 struct Error : std::runtime_error {
   enum Kind : uint8_t { Type, Value, Index, Memory, Runtime, Overflow } kind;
+  int32_t at = -1;  // the recorded operation (Graph::Node::line) whose run failed, set by the program
   Error(Kind k, const std::string& what) : std::runtime_error(what), kind(k) {}
 };
 

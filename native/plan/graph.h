@@ -15,7 +15,7 @@ struct Graph {
     uint16_t n_in = 0, n_out = 0, n_attr = 0;
     uint32_t in_at = 0, attr_at = 0;  // where in `ins`, `attrs`
     uint32_t out = 0;                 // results are values out .. out + n_out - 1
-    int32_t line = -1;                // index into the trace's source lines, -1 unknown
+    int32_t line = -1;                // the recorded operation that it stems from (its first result in the trace); -1 unknown
   };
   std::vector<Node> nodes;
   std::vector<uint32_t> ins;
@@ -25,6 +25,9 @@ struct Graph {
   std::vector<uint32_t> inputs;   // values bound to buffers at each run, in binding order (made by op leaf)
   std::vector<uint32_t> scalars;  // values bound to Python numbers at each run (made by op scalar), in binding order
   std::vector<uint32_t> outputs;  // values to be computed, in order; one may occur twice, or be an input
+  // Values that have run already, and the inputs that hold them: derivatives see how they were made, programs read the inputs.
+  // Gone after simplify.
+  std::vector<std::pair<uint32_t, uint32_t>> known;
 
   std::span<const uint32_t> in(const Node& n) const { return {ins.data() + n.in_at, n.n_in}; }
   std::span<const int64_t> attr(const Node& n) const { return {attrs.data() + n.attr_at, n.n_attr}; }

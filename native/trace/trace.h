@@ -1,6 +1,5 @@
 // The trace: operations recorded in this thread and not yet run, and the handles through which a user holds values.
 #pragma once
-#include <functional>
 #include <memory>
 #include <vector>
 #include "memory/buffer.h"
@@ -32,11 +31,11 @@ struct Handle {
   ~Handle() { detach(); }
   void detach();                        // forget the value; the handle is empty afterwards
   bool concrete() const { return bool(at.buffer); }
-  void set(Spec s, Located where);      // become a concrete value
-  void share(const Handle& other);      // become another handle of the same value
+  void set(const Spec& s, Located where);  // become a concrete value
+  void share(Handle& other);            // become another handle of the same value
 };
 
-// Where in the user's program an operation was recorded (kept only while asked for, see Trace::keep_lines).
+// Where in the user's program an operation was recorded.
 struct Line {
   std::string file;
   int line = 0;
@@ -44,7 +43,9 @@ struct Line {
 
 class Trace {
  public:
-  static Trace& current();              // this thread's
+  // This thread's. Call it once, at the start of an operation: when too much is pending it runs it first, and value numbers
+  // got before are then void.
+  static Trace& current();
 
   // ---- recording; every function returns value numbers of this trace and throws Error before anything is recorded
   uint32_t use(Handle&);                // the value of a handle; a concrete one becomes a leaf, a failed one throws
@@ -56,45 +57,86 @@ class Trace {
   uint32_t cast(uint32_t v, DType to);                             // v itself if it has that dtype already
   void give(uint32_t value, Handle& to);                           // `to` now holds that value (what it held before is let go)
   const Spec& spec(uint32_t v) const { return values_[v].spec; }
-  bool tracked(uint32_t v) const { return values_[v].tracked; }
+  bool tracked(uint32_t v) const { return values_[v].tracked != 0; }
 
   // ---- differentiated calls
   void enter();                         // an open grad call keeps history until leave()
   void leave() noexcept;
   int depth() const { return depth_; }
+  uint32_t parameter(uint32_t v);       // the same value, marked as a parameter of the innermost open call
   // One node for all gradients of `loss` (a scalar) with respect to `wrt`; first of wrt.size() results.
   uint32_t gradient(uint32_t loss, std::span<const uint32_t> wrt);
 
   // ---- running
-  void run();                           // compute every pending value that a handle still holds
+  void run();                           // compute every pending value that a handle still holds; failures go to the handles
   void realize(Handle&);                // make that handle concrete (or throw its failure)
   size_t pending() const { return pending_; }
 
-  Trace();
+  Trace() = default;
   ~Trace();
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
 
  private:
   friend struct Handle;
-  friend struct Runner;
-  friend struct Capture;
+  friend class Runner;
+  friend class Capture;
   struct Value {
     Spec spec;
-    bool tracked = false;
-    bool leaf = false;
+    uint32_t tracked = 0;               // bit d: depends on a parameter of the open grad call of depth d (deepest bit shared)
+    int32_t bound = -1;                 // where in bound_: it is a leaf, or has run already
     Handle* handle = nullptr;           // weak; the handle clears it when it lets go
   };
-  std::vector<int64_t> words_;          // the flat encoding: what was recorded, exactly; the key of the plan cache
+  struct Bound {
+    uint32_t value;
+    bool leaf;
+    Located at;
+  };
+  // What was recorded, exactly; with the set of live values it is the key of the plan cache. Per node: a head (op, counts),
+  // its inputs, its attributes. A leaf's attributes are its dtype, device and shape; a scalar's its dtype.
+  std::vector<int64_t> words_;
   std::vector<Value> values_;
-  std::vector<Located> buffers_;        // per value: where it is, if it has run or is a leaf
-  std::vector<uint32_t> leaves_;
+  std::vector<Bound> bound_;
   std::vector<Scalar> scalars_;         // data of scalar nodes, in order
+  std::vector<std::pair<uint32_t, Line>> lines_;  // first result of a node -> where it was recorded, while asked for
   size_t pending_ = 0;                  // nodes recorded since the last run
   int64_t pending_bytes_ = 0;
   int depth_ = 0;
-  void clear();
-  void limit();
+  bool capturing_ = false;              // records a derivative rule or an expansion: nothing may run
+  bool running_ = false;                // a run is under way (perhaps with the interpreter lock released)
+
+  Value& add_value(const Spec&, uint32_t tracked);
+  uint32_t add_leaf(const Spec&, Located, Handle*);
+  void head(Op, size_t n_in, size_t n_attr, size_t n_out);
+  void run_keeping(bool history);
+  void clear() noexcept;
 };
+
+// The head word of a node in the flat encoding.
+struct Head {
+  Op op;
+  uint32_t n_in, n_attr, n_out;
+  static int64_t pack(Op op, size_t n_in, size_t n_attr, size_t n_out) {
+    return int64_t(op) | int64_t(n_in) << 16 | int64_t(n_attr) << 36 | int64_t(n_out) << 44;
+  }
+  static Head unpack(int64_t w) {
+    return {Op(w & 0xffff), uint32_t(w >> 16 & 0xfffff), uint32_t(w >> 36 & 0xff), uint32_t(w >> 44 & 0xfffff)};
+  }
+};
+
+// What the engine needs of its host (the Python binding); set once at load.
+struct Host {
+  void (*unlock)() = nullptr;           // let other Python threads run
+  void (*lock)() = nullptr;
+  Line (*line)() = nullptr;             // the user's line that is being executed
+};
+Host& host();
+
+struct Limits {
+  size_t pending_nodes = 10000;         // a run starts by itself above this (outside differentiated calls)
+  int64_t pending_bytes = 64 << 20;
+  bool keep_lines = false;              // note the source line of each operation
+};
+Limits& limits();
 
 }  // namespace knet

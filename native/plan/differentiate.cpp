@@ -1,0 +1,227 @@
+// differentiate: each `grad` node becomes the operations that compute the gradient.
+//
+// Reverse accumulation over the graph so far: from the loss back to the leaves, each operation's derivative is a template
+// (rulebook.h) put on its gradients, results and inputs. What a rule leaves to us: summing a gradient over broadcast axes,
+// adding up the contributions to a value, and knowing what is needed at all. Since a gradient is again plain operations, a
+// `grad` node that comes later differentiates through it: any order.
+#include <algorithm>
+#include "plan/pipeline.h"
+#include "trace/rulebook.h"
+
+namespace knet {
+
+namespace {
+
+constexpr uint32_t kNone = ~0u;
+
+class Backward {
+ public:
+  explicit Backward(Graph& g) : g_(g) {}
+
+  // The gradients of `loss` with respect to `wrt`, appended to the graph.
+  std::vector<uint32_t> run(uint32_t loss, std::span<const uint32_t> wrt, int32_t line) {
+    size_t n_values = g_.values.size();
+    mark(loss, wrt);
+    grads_.assign(n_values, kNone);
+    if (needed_[loss]) {
+      Spec one = g_.values[loss];
+      uint32_t seed = g_.constant({.f = 1.0}, one.dtype);
+      grads_[loss] = one.shape.rank ? broadcast_to(seed, one.shape) : seed;
+      for (int64_t n = int64_t(g_.maker[loss]); n >= int64_t(first_); --n) step(g_.nodes[size_t(n)]);
+    }
+    std::vector<uint32_t> out;
+    for (uint32_t w : wrt) {
+      uint32_t d = w < n_values ? grads_[w] : kNone;
+      if (d == kNone) d = zeros(g_.values[w]);
+      out.push_back(d);
+    }
+    (void)line;
+    return out;
+  }
+
+ private:
+  Graph& g_;
+  std::vector<bool> needed_;     // depends on a leaf, through differentiable operations only
+  std::vector<uint32_t> grads_;  // per value: its gradient so far
+  uint32_t first_ = 0;           // the earliest node that makes a leaf
+
+  static bool passes(Op op) {
+    return op == Op::param || op == Op::alias;
+  }
+
+  void mark(uint32_t loss, std::span<const uint32_t> wrt) {
+    needed_.assign(g_.values.size(), false);
+    first_ = g_.maker[loss];
+    for (uint32_t w : wrt) {
+      needed_[w] = true;
+      first_ = std::min(first_, g_.maker[w]);
+    }
+    for (uint32_t n = first_; n <= g_.maker[loss]; ++n) {
+      const Graph::Node& node = g_.nodes[n];
+      const OpInfo& about = info(node.op);
+      if (!(about.flags & kDifferentiable) && !passes(node.op) && node.op != Op::custom) continue;
+      bool any = false;
+      for (uint32_t v : g_.in(node)) any |= needed_[v];
+      if (any)
+        for (uint32_t i = 0; i < node.n_out; ++i)
+          if (is_float(g_.values[node.out + i].dtype)) needed_[node.out + i] = true;
+    }
+  }
+
+  void step(Graph::Node node) {  // a copy: adding operations moves the nodes
+    uint64_t has_dy = 0;
+    for (uint32_t i = 0; i < node.n_out; ++i)
+      if (grads_[node.out + i] != kNone) has_dy |= 1ull << i;
+    if (!has_dy || !node.n_in) return;
+    std::vector<uint32_t> in(g_.in(node).begin(), g_.in(node).end());
+    bool any = false;
+    for (uint32_t v : in) any |= needed_[v];
+    if (!any) return;
+    if (passes(node.op)) return add(in[0], grads_[node.out]);
+
+    uint64_t needs = 0;
+    if (node.n_in > 64) {  // concatenations of very many: all or none
+      needs = ~0ull;
+    } else {
+      for (size_t i = 0; i < in.size(); ++i)
+        if (needed_[in[i]]) needs |= 1ull << i;
+    }
+    const OpInfo& about = info(node.op);
+    std::vector<uint32_t> operands;
+    for (uint32_t i = 0; i < node.n_out; ++i)
+      if (has_dy >> i & 1) operands.push_back(grads_[node.out + i]);
+    for (uint32_t i = 0; i < node.n_out; ++i) operands.push_back(node.out + i);
+    operands.insert(operands.end(), in.begin(), in.end());
+    // Elementwise rules do not look at shapes: one template serves all.
+    std::vector<Spec> specs;
+    for (uint32_t i = 0; i < node.n_out; ++i) specs.push_back(g_.values[node.out + i]);
+    for (uint32_t v : in) specs.push_back(g_.values[v]);
+    for (Spec& s : specs) {
+      s.weak = false;
+      if (about.kind == Kind::Elementwise) s.shape.rank = 0;
+    }
+    std::vector<const Spec*> pointers;
+    for (Spec& s : specs) pointers.push_back(&s);
+    std::vector<int64_t> attrs(g_.attr(node).begin(), g_.attr(node).end());
+    Signature sig{node.op, attrs, {pointers.data() + node.n_out, in.size()}, {pointers.data(), node.n_out}, has_dy, needs};
+    auto results = derivative(sig).instantiate(g_, operands, node.line);
+    size_t r = 0;
+    for (size_t i = 0; i < in.size(); ++i) {
+      bool asked = node.n_in > 64 || (needs >> i & 1);
+      if (!asked) continue;
+      int64_t d = results.at(r++);
+      if (d >= 0 && needed_[in[i]]) add(in[i], fit(uint32_t(d), g_.values[in[i]]));
+    }
+  }
+
+  // A gradient in the shape and dtype of its value: summed over axes that were broadcast.
+  uint32_t fit(uint32_t d, const Spec& want_ref) {
+    Spec want = want_ref, have = g_.values[d];
+    if (have.dtype != want.dtype) {
+      int64_t a = int64_t(want.dtype);
+      d = g_.add(Op::cast, {&d, 1}, {&a, 1});
+    }
+    if (have.shape == want.shape) return d;
+    if (have.shape.size() < want.shape.size() || have.shape.rank < want.shape.rank) return broadcast_to(d, want.shape);
+    std::vector<int64_t> axes;
+    int lead = have.shape.rank - want.shape.rank;
+    for (int i = 0; i < have.shape.rank; ++i)
+      if (i < lead || (want.shape[i - lead] == 1 && have.shape[i] != 1)) axes.push_back(i);
+    std::vector<int64_t> attrs{int64_t(axes.size())};
+    attrs.insert(attrs.end(), axes.begin(), axes.end());
+    attrs.push_back(0);
+    if (!axes.empty()) d = g_.add(Op::sum, {&d, 1}, attrs);
+    if (!(g_.values[d].shape == want.shape)) d = reshape(d, want.shape);
+    return d;
+  }
+
+  // Contributions that are zero but for a region or a few places are added into what is there, in place if it can be.
+  bool onto_zeros(uint32_t v) const {
+    const Graph::Node& n = g_.made(v);
+    if (n.op != Op::slice_add && n.op != Op::scatter_add) return false;
+    const Graph::Node& base = g_.made(g_.in(n)[0]);
+    if (base.op != Op::broadcast_to) return false;
+    const Graph::Node& zero = g_.made(g_.in(base)[0]);
+    return zero.op == Op::constant && g_.attr(zero)[1] == 0;
+  }
+  uint32_t onto(uint32_t v, uint32_t acc) {
+    Graph::Node n = g_.made(v);
+    std::vector<uint32_t> in(g_.in(n).begin(), g_.in(n).end());
+    std::vector<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
+    in[0] = acc;
+    return g_.add(n.op, in, attrs, n.line);
+  }
+
+  void add(uint32_t v, uint32_t d) {
+    uint32_t acc = grads_[v];
+    if (acc == kNone) {
+      grads_[v] = d;
+    } else if (onto_zeros(d)) {
+      grads_[v] = onto(d, acc);
+    } else if (onto_zeros(acc)) {
+      grads_[v] = onto(acc, d);
+    } else {
+      uint32_t both[] = {acc, d};
+      grads_[v] = g_.add(Op::add, both);
+    }
+  }
+
+  uint32_t broadcast_to(uint32_t v, const Shape& s) {
+    std::vector<int64_t> attrs{s.rank};
+    attrs.insert(attrs.end(), s.begin(), s.end());
+    return g_.add(Op::broadcast_to, {&v, 1}, attrs);
+  }
+  uint32_t reshape(uint32_t v, const Shape& s) {
+    std::vector<int64_t> attrs{s.rank};
+    attrs.insert(attrs.end(), s.begin(), s.end());
+    return g_.add(Op::reshape, {&v, 1}, attrs);
+  }
+  uint32_t zeros(const Spec& like) {
+    Spec s = like;
+    uint32_t z = g_.constant({.i = 0}, s.dtype);
+    return s.shape.rank ? broadcast_to(z, s.shape) : z;
+  }
+};
+
+}  // namespace
+
+Graph differentiate(Graph g) {
+  bool any = false;
+  for (const auto& n : g.nodes) any |= n.op == Op::grad;
+  if (!any) return g;
+
+  Graph out;
+  out.values.reserve(g.values.size() * 3);
+  std::vector<uint32_t> map(g.values.size());
+  std::vector<uint32_t> in;
+  std::vector<Spec> specs;
+  for (const auto& n : g.nodes) {
+    in.clear();
+    for (uint32_t v : g.in(n)) in.push_back(map[v]);
+    if (n.op == Op::grad) {
+      auto grads = Backward(out).run(in[0], std::span(in).subspan(1), n.line);
+      for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = grads[i];
+      continue;
+    }
+    specs.assign(g.values.begin() + n.out, g.values.begin() + n.out + n.n_out);
+    if (const OpInfo& about = info(n.op); about.kind == Kind::Compound && !(about.flags & kDifferentiable)) {
+      // No derivative of its own: that of its expansion.
+      std::vector<Spec> of;
+      std::vector<const Spec*> pointers;
+      for (uint32_t v : g.in(n)) of.push_back(g.values[v]);
+      for (Spec& s : of) pointers.push_back(&s);
+      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0}).instantiate(out, in, n.line);
+      for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = uint32_t(results[i]);
+      continue;
+    }
+    uint32_t o = out.add(n.op, in, g.attr(n), specs, n.line);
+    for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = o + i;
+  }
+  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
+  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
+  for (uint32_t v : g.outputs) out.outputs.push_back(map[v]);
+  for (auto [v, leaf] : g.known) out.known.emplace_back(map[v], map[leaf]);
+  return out;
+}
+
+}  // namespace knet

@@ -1,0 +1,26 @@
+// From a trace's graph to a program, stage by stage. Each stage is a function from data to data in a file of its own.
+#pragma once
+#include <memory>
+#include "plan/program.h"
+
+namespace knet {
+
+// Replaces each `grad` node by the operations that compute the gradient.
+Graph differentiate(Graph);
+// Expands compound operations, removes what is not needed, not new or the identity, and folds what can be folded.
+Graph simplify(Graph);
+// Joins independent operations of one signature. (Now: the identity.)
+Graph batch(Graph);
+// Schedule fuse(Graph, Device&), Placement place(const Schedule&), Program::build: see program.h.
+
+std::unique_ptr<Program> plan(Graph, Device&);
+
+// The same, with the text of every stage for `explain`.
+struct Stages {
+  std::string recorded, differentiated, simplified, batched, fused, placed, program;
+  int kernels = 0;
+  int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
+};
+Stages explain(Graph, Device&);
+
+}  // namespace knet

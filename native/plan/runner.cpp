@@ -1,0 +1,357 @@
+#include "plan/runner.h"
+
+#include <algorithm>
+#include <list>
+#include <unordered_map>
+#include "device.h"
+
+namespace knet {
+
+namespace {
+
+// ---- the plan cache
+
+struct Plan {
+  std::vector<int64_t> key;
+  uint64_t hash = 0;
+  std::unique_ptr<Program> program;
+  std::vector<uint32_t> outputs;  // values of the trace, in the program's order
+  size_t bytes() const { return key.size() * 8 + outputs.size() * 4 + program->footprint + sizeof(Plan); }
+};
+
+using PlanRef = std::shared_ptr<Plan>;  // a running plan outlives its eviction
+
+struct Cache {
+  std::list<PlanRef> order;  // most recently used first
+  std::unordered_multimap<uint64_t, std::list<PlanRef>::iterator> by_hash;
+  PlanStats stats;
+  int64_t limit = 256 << 20;
+
+  PlanRef find(uint64_t hash, const std::vector<int64_t>& key) {
+    auto [a, b] = by_hash.equal_range(hash);
+    for (auto it = a; it != b; ++it)
+      if ((*it->second)->key == key) {
+        order.splice(order.begin(), order, it->second);
+        return order.front();
+      }
+    return nullptr;
+  }
+  void add(PlanRef p) {
+    stats.bytes += int64_t(p->bytes());
+    ++stats.plans;
+    order.push_front(p);
+    by_hash.emplace(p->hash, order.begin());
+    while (stats.bytes > limit && order.size() > 1) drop_last();
+  }
+  void drop_last() {
+    auto last = std::prev(order.end());
+    auto [a, b] = by_hash.equal_range((*last)->hash);
+    for (auto it = a; it != b; ++it)
+      if (it->second == last) {
+        by_hash.erase(it);
+        break;
+      }
+    stats.bytes -= int64_t((*last)->bytes());
+    --stats.plans;
+    ++stats.evicted;
+    order.erase(last);
+  }
+};
+
+Cache& cache() {
+  static Cache& c = *new Cache;  // never destroyed: threads may end after main
+  return c;
+}
+
+uint64_t hash_words(const std::vector<int64_t>& w) {
+  // Two multiply-fold lanes: about a word a nanosecond, good enough since the exact key is compared afterwards.
+  auto fold = [](uint64_t a, uint64_t b) {
+    __uint128_t m = __uint128_t(a) * b;
+    return uint64_t(m) ^ uint64_t(m >> 64);
+  };
+  uint64_t h0 = 0x9e3779b97f4a7c15ull, h1 = 0xbf58476d1ce4e5b9ull;
+  size_t i = 0;
+  for (; i + 1 < w.size(); i += 2) {
+    h0 = fold(h0 ^ uint64_t(w[i]), 0xd6e8feb86659fd93ull);
+    h1 = fold(h1 ^ uint64_t(w[i + 1]), 0xa0761d6478bd642full);
+  }
+  if (i < w.size()) h0 = fold(h0 ^ uint64_t(w[i]), 0xe7037ed1a0b428dbull);
+  return fold(h0 ^ w.size(), h1 | 1);
+}
+
+// ---- what differed from the nearest known plan, in words
+
+struct Parsed {
+  size_t begin, end;
+  Head head;
+};
+
+std::vector<Parsed> parse(const std::vector<int64_t>& w) {
+  std::vector<Parsed> nodes;
+  for (size_t i = 0; i < w.size() && w[i] != -1;) {
+    Head h = Head::unpack(w[i]);
+    size_t end = i + 1 + h.n_in + h.n_attr;
+    nodes.push_back({i, end, h});
+    i = end;
+  }
+  return nodes;
+}
+
+std::string words_of(const std::vector<int64_t>& w, const Parsed& p) {
+  std::string s = info(p.head.op).name;
+  if (p.head.op == Op::leaf) {
+    Shape shape(std::span<const int64_t>(w).subspan(p.begin + 2, p.head.n_attr - 1));
+    return std::string("array ") + name(DType(w[p.begin + 1] & 0xff)) + str(shape);
+  }
+  s += "(";
+  for (size_t i = 0; i < p.head.n_in; ++i) s += (i ? ", v" : "v") + std::to_string(w[p.begin + 1 + i]);
+  s += ")";
+  if (p.head.n_attr) {
+    s += "[";
+    for (size_t i = 0; i < p.head.n_attr; ++i) s += (i ? " " : "") + std::to_string(w[p.begin + 1 + p.head.n_in + i]);
+    s += "]";
+  }
+  return s;
+}
+
+std::string difference(const std::vector<int64_t>& key, const std::vector<PlanRef>& known) {
+  const Plan* nearest = nullptr;
+  size_t best = 0;
+  for (const PlanRef& p : known) {
+    size_t n = std::min(p->key.size(), key.size()), i = 0;
+    while (i < n && p->key[i] == key[i]) ++i;
+    if (!nearest || i > best) nearest = p.get(), best = i;
+  }
+  if (!nearest) return "the first plan";
+  auto a = parse(key), b = parse(nearest->key);
+  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    std::string now = i < a.size() ? words_of(key, a[i]) : "nothing", then = i < b.size() ? words_of(nearest->key, b[i]) : "nothing";
+    if (now != then) return "operation " + std::to_string(i) + " is " + now + "; in the nearest known plan it is " + then;
+  }
+  return "the same operations; other values are still held by a variable";
+}
+
+}  // namespace
+
+PlanStats plan_stats() { return cache().stats; }
+int64_t& plan_cache_bytes() { return cache().limit; }
+void clear_plans() {
+  Cache& c = cache();
+  while (!c.order.empty()) c.drop_last();
+}
+std::function<void(Report)>& reporter() {
+  static auto& f = *new std::function<void(Report)>;
+  return f;
+}
+
+// ---- trace to graph
+
+Graph Runner::graph(std::span<const uint32_t> outputs) const {
+  Graph g;
+  // Values that have run come first, as inputs; then the trace, so that value v of the trace is base + v of the graph.
+  uint32_t base = 0;
+  for (const auto& b : t_.bound_)
+    if (!b.leaf) ++base;
+  g.values.reserve(base + t_.values_.size());
+  std::vector<uint32_t> input_of(t_.bound_.size());
+  for (size_t i = 0; i < t_.bound_.size(); ++i)
+    if (!t_.bound_[i].leaf) {
+      const Spec& s = t_.values_[t_.bound_[i].value].spec;
+      input_of[i] = g.add(Op::leaf, {}, {}, {&s, 1});
+      g.known.emplace_back(base + t_.bound_[i].value, input_of[i]);
+    } else {
+      input_of[i] = base + t_.bound_[i].value;
+    }
+  g.inputs = std::move(input_of);
+  uint32_t v = 0;
+  std::vector<uint32_t> in;
+  std::vector<Spec> specs;
+  for (size_t w = 0; w < t_.words_.size();) {
+    Head h = Head::unpack(t_.words_[w]);
+    in.clear();
+    for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(base + uint32_t(t_.words_[w + 1 + i]));
+    specs.clear();
+    for (uint32_t i = 0; i < h.n_out; ++i) specs.push_back(t_.values_[v + i].spec);
+    std::span<const int64_t> attrs(t_.words_.data() + w + 1 + h.n_in, h.n_attr);
+    uint32_t out = g.add(h.op, in, attrs, specs, int32_t(v));
+    if (h.op == Op::scalar) g.scalars.push_back(out);
+    v += h.n_out;
+    w += 1 + h.n_in + h.n_attr;
+  }
+  for (uint32_t o : outputs) g.outputs.push_back(base + o);
+  return g;
+}
+
+std::vector<uint32_t> Runner::kept(std::span<const uint32_t> wanted) const {
+  // Reachable from what is wanted, not there yet, and dear to make again.
+  std::vector<size_t> at;  // where in words_ each node begins
+  std::vector<uint32_t> node(t_.values_.size()), first;
+  uint32_t v = 0;
+  for (size_t w = 0; w < t_.words_.size();) {
+    Head h = Head::unpack(t_.words_[w]);
+    for (uint32_t i = 0; i < h.n_out; ++i) node[v + i] = uint32_t(at.size());
+    at.push_back(w);
+    first.push_back(v);
+    v += h.n_out;
+    w += 1 + h.n_in + h.n_attr;
+  }
+  std::vector<bool> reached(t_.values_.size()), out(t_.values_.size());
+  for (uint32_t o : wanted) reached[o] = out[o] = true;
+  std::vector<uint32_t> more;
+  for (size_t n = at.size(); n-- > 0;) {
+    Head h = Head::unpack(t_.words_[at[n]]);
+    bool any = false, all_bound = true;
+    for (uint32_t i = 0; i < h.n_out; ++i) {
+      any |= reached[first[n] + i];
+      all_bound &= t_.values_[first[n] + i].bound >= 0;
+    }
+    if (!any || all_bound) continue;
+    for (uint32_t i = 0; i < h.n_in; ++i) reached[size_t(t_.words_[at[n] + 1 + i])] = true;
+    Kind k = info(h.op).kind;
+    if (k == Kind::Elementwise || k == Kind::Movement || k == Kind::Meta || k == Kind::Create) continue;
+    for (uint32_t i = 0; i < h.n_out; ++i)
+      if (uint32_t o = first[n] + i; !out[o] && t_.values_[o].bound < 0) more.push_back(o);
+  }
+  return more;
+}
+
+// ---- running
+
+void Runner::run(bool history) {
+  std::vector<uint32_t> wanted;
+  for (size_t v = 0; v < t_.values_.size(); ++v) {
+    const Trace::Value& x = t_.values_[v];
+    if (x.handle && x.bound < 0) wanted.push_back(uint32_t(v));
+  }
+  if (wanted.empty()) return;
+  compute(std::move(wanted), history);
+}
+
+void Runner::compute(std::vector<uint32_t> wanted, bool history) {
+  // The key: what was recorded, what is wanted, what has run already.
+  auto& key = t_.words_;
+  size_t recorded = key.size();
+  struct Restore {
+    std::vector<int64_t>& words;
+    size_t n;
+    ~Restore() { words.resize(n); }
+  } restore{key, recorded};
+  key.push_back(-1);
+  key.push_back(int64_t(history) | int64_t(wanted.size()) << 1);
+  key.insert(key.end(), wanted.begin(), wanted.end());
+  for (const auto& b : t_.bound_)
+    if (!b.leaf) key.push_back(b.value);
+  uint64_t hash = hash_words(key);
+
+  Cache& c = cache();
+  ++c.stats.runs;
+  PlanRef p = c.find(hash, key);
+  Report report;
+  try {
+    Device& on = device(t_.values_[wanted[0]].spec.device);
+    if (reporter()) {
+      report.fresh = !p;
+      if (!p) report.difference = difference(key, {c.order.begin(), c.order.end()});
+    }
+    std::vector<uint32_t> outputs;
+    if (!p || reporter()) {
+      size_t tail = key.size();
+      std::vector<int64_t> whole = key;
+      key.resize(recorded);
+      outputs = wanted;
+      if (history) {
+        auto more = kept(wanted);
+        outputs.insert(outputs.end(), more.begin(), more.end());
+      }
+      if (reporter()) {
+        report.stages = explain(graph(outputs), on);
+        report.lines = t_.lines_;
+      }
+      if (!p) {
+        ++c.stats.misses;
+        p = std::make_shared<Plan>();
+        p->program = plan(graph(outputs), on);
+        p->outputs = std::move(outputs);
+        p->key = whole;
+        p->hash = hash;
+        c.add(p);
+      }
+      (void)tail;
+    } else {
+      ++c.stats.hits;
+    }
+  } catch (const Error& e) {
+    return fail(wanted, e);
+  } catch (const std::bad_alloc&) {
+    return fail(wanted, Error(Error::Memory, "[knet] out of memory while planning " + std::to_string(t_.values_.size()) + " values"));
+  }
+  key.resize(recorded);
+
+  // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what nobody else has.
+  std::vector<Located> inputs;
+  inputs.reserve(t_.bound_.size());
+  for (auto& b : t_.bound_) {
+    if (history) inputs.push_back(b.at);
+    else inputs.push_back(std::move(b.at));
+  }
+  std::vector<Located> outputs(p->outputs.size());
+  // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
+  bool unlock = p->program->cost_ns > 50e3 && host().unlock;
+  t_.running_ = true;
+  if (unlock) host().unlock();
+  std::unique_ptr<Error> error;
+  try {
+    p->program->run(inputs, t_.scalars_, outputs);
+  } catch (const Error& e) {
+    error = std::make_unique<Error>(e);
+  } catch (const std::bad_alloc&) {
+    error = std::make_unique<Error>(Error::Memory, "[knet] out of memory: a run needs " +
+                                    std::to_string(p->program->arena_bytes + p->program->output_bytes) + " bytes");
+  }
+  if (unlock) host().lock();
+  t_.running_ = false;
+
+  if (error) {
+    // Exactly the values that need what failed are lost: the others are computed one by one, unless an input was written over.
+    bool intact = true;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      intact &= history || (inputs[i].buffer && !inputs[i].buffer.donatable());
+      if (!history) t_.bound_[i].at = std::move(inputs[i]);
+    }
+    if (!intact || wanted.size() == 1) return fail(wanted, *error);
+    for (uint32_t v : wanted)
+      if (t_.values_[v].handle && t_.values_[v].bound < 0) compute({v}, true);
+    return;
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Trace::Value& v = t_.values_[p->outputs[i]];
+    if (v.handle) v.handle->at = outputs[i];
+    if (history) {
+      v.bound = int32_t(t_.bound_.size());
+      t_.bound_.push_back({p->outputs[i], false, std::move(outputs[i])});
+    }
+  }
+  if (reporter()) reporter()(std::move(report));
+}
+
+void Runner::fail(std::span<const uint32_t> values, Error e) {
+  if (e.at >= 0)
+    for (auto& [v, line] : t_.lines_)
+      if (int32_t(v) == e.at && line.line) {
+        std::string where = " (recorded at " + line.file + ":" + std::to_string(line.line) + ")";
+        Error with(e.kind, e.what() + where);
+        e = with;
+        break;
+      }
+  auto why = std::make_shared<Failure>(Failure{e});
+  for (uint32_t v : values) {
+    Handle* h = t_.values_[v].handle;
+    if (!h) continue;
+    Spec s = h->spec;
+    h->detach();
+    h->spec = s;
+    h->failure = why;
+  }
+}
+
+}  // namespace knet

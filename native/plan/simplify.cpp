@@ -1,0 +1,287 @@
+// simplify: what is not needed goes, what is computed twice is computed once, what does nothing disappears.
+//
+// Every rewrite keeps the bits of the result (x*1, x/1, --x, casts to the same type, moves that do not move), but for one:
+// c + a@b becomes one product that adds into c, which rounds the sum inside the product's last addition.
+#include <algorithm>
+#include <bit>
+#include "plan/pipeline.h"
+#include "trace/rulebook.h"
+
+namespace knet {
+
+namespace {
+
+constexpr uint32_t kNone = ~0u;
+
+// Which nodes the outputs need. Inputs and scalars always stay: their order is the order of binding.
+std::vector<bool> live_nodes(const Graph& g, const std::vector<uint32_t>& instead) {
+  std::vector<bool> live(g.nodes.size());
+  auto need = [&](uint32_t v) { live[g.maker[instead.empty() ? v : instead[v]]] = true; };
+  for (uint32_t v : g.outputs) need(v);
+  for (size_t n = g.nodes.size(); n-- > 0;) {
+    const auto& node = g.nodes[n];
+    if (node.op == Op::leaf || node.op == Op::scalar) live[n] = true;
+    if (live[n])
+      for (uint32_t v : g.in(node)) need(v);
+  }
+  return live;
+}
+
+// Finds a node equal to a new one: same operation, inputs and attributes. Open addressing over node numbers.
+class Known {
+ public:
+  explicit Known(const Graph& g, size_t expect) : g_(g), slots_(std::bit_ceil(expect * 2 + 16), kNone) {}
+
+  static uint64_t hash(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) {
+    uint64_t h = uint64_t(op) * 0x9e3779b97f4a7c15ull;
+    for (uint32_t v : in) h = (h ^ v) * 0xd6e8feb86659fd93ull;
+    for (int64_t a : attrs) h = (h ^ uint64_t(a)) * 0xa0761d6478bd642full, h ^= h >> 29;
+    return h ^ h >> 32;
+  }
+  uint32_t find(uint64_t h, Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) const {
+    for (size_t i = h & (slots_.size() - 1); slots_[i] != kNone; i = (i + 1) & (slots_.size() - 1)) {
+      const auto& n = g_.nodes[slots_[i]];
+      if (n.op == op && std::ranges::equal(g_.in(n), in) && std::ranges::equal(g_.attr(n), attrs)) return n.out;
+    }
+    return kNone;
+  }
+  void add(uint64_t h, uint32_t node) {
+    if (++count_ * 2 > slots_.size()) grow();
+    put(h, node);
+  }
+
+ private:
+  const Graph& g_;
+  std::vector<uint32_t> slots_;
+  size_t count_ = 0;
+  void put(uint64_t h, uint32_t node) {
+    size_t i = h & (slots_.size() - 1);
+    while (slots_[i] != kNone) i = (i + 1) & (slots_.size() - 1);
+    slots_[i] = node;
+  }
+  void grow() {
+    auto old = std::move(slots_);
+    slots_.assign(old.size() * 2, kNone);
+    for (uint32_t n : old)
+      if (n != kNone) put(hash(g_.nodes[n].op, g_.in(g_.nodes[n]), g_.attr(g_.nodes[n])), n);
+  }
+};
+
+class Rewriter {
+ public:
+  Rewriter(Graph& out, size_t expect) : g_(out), known_(out, expect) {}
+
+  // The first result of `op` on these inputs: an older value where one is as good.
+  uint32_t add(Op op, std::vector<uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs, int32_t line) {
+    if (info(op).kind == Kind::Elementwise && in.size() > 1) peel(in, specs[0].shape);
+    if (uint32_t v = identity(op, in, attrs, specs); v != kNone) return v;
+    uint64_t h = Known::hash(op, in, attrs);
+    if (uint32_t v = known_.find(h, op, in, attrs); v != kNone) return v;
+    uint32_t out = g_.add(op, in, attrs, specs, line);
+    known_.add(h, uint32_t(g_.nodes.size() - 1));
+    return out;
+  }
+
+ private:
+  Graph& g_;
+  Known known_;
+
+  bool constant_is(uint32_t v, double x) const {
+    const auto& n = g_.made(v);
+    if (n.op != Op::constant) return false;
+    DType t = DType(g_.attr(n)[0]);
+    Scalar s = std::bit_cast<Scalar>(g_.attr(n)[1]);
+    return is_float(t) ? s.f == x : t != DType::Bool && double(s.i) == x;
+  }
+
+  // Elementwise operations broadcast by themselves: an explicit broadcast of an operand is dropped when another operand has the
+  // shape of the result.
+  void peel(std::vector<uint32_t>& in, const Shape& result) {
+    for (size_t i = 0; i < in.size(); ++i) {
+      const auto& n = g_.made(in[i]);
+      if (n.op != Op::broadcast_to) continue;
+      bool other = false;
+      for (size_t j = 0; j < in.size(); ++j) other |= j != i && g_.values[in[j]].shape == result;
+      if (other) in[i] = g_.in(n)[0];
+    }
+  }
+
+  uint32_t identity(Op op, const std::vector<uint32_t>& in, std::span<const int64_t> attrs, std::span<const Spec> specs) {
+    if (in.empty()) return kNone;
+    uint32_t x = in[0];
+    const Spec& from = g_.values[x];
+    const Spec& to = specs[0];
+    bool same = from.shape == to.shape && from.dtype == to.dtype;
+    switch (op) {
+      case Op::param:
+      case Op::alias:
+      case Op::stop:
+      case Op::custom: return x;
+      case Op::cast:
+        if (same) return x;
+        if (const auto& n = g_.made(x); n.op == Op::constant) {
+          char cell[16];
+          Scalar s = std::bit_cast<Scalar>(g_.attr(n)[1]);
+          DType t = DType(g_.attr(n)[0]);
+          if (is_float(t) && is_float(to.dtype)) {
+            store(s, to.dtype, cell);
+            return g_.constant(load(to.dtype, cell), to.dtype);
+          }
+          if (is_int(t) && is_float(to.dtype)) return g_.constant({.f = double(s.i)}, to.dtype);
+        }
+        return kNone;
+      case Op::copy:
+      case Op::broadcast_to: return same ? x : kNone;
+      case Op::reshape:
+        if (same) return x;
+        if (const auto& n = g_.made(x); n.op == Op::reshape) {
+          uint32_t y = g_.in(n)[0];
+          return add(Op::reshape, {y}, attrs, specs, n.line);
+        }
+        return kNone;
+      case Op::transpose: {
+        auto axes = attrs.subspan(1);
+        if (std::ranges::is_sorted(axes)) return x;
+        if (const auto& n = g_.made(x); n.op == Op::transpose) {
+          auto inner = g_.attr(n).subspan(1);
+          std::vector<int64_t> both{attrs[0]};
+          for (int64_t a : axes) both.push_back(inner[size_t(a)]);
+          uint32_t y = g_.in(n)[0];
+          return add(Op::transpose, {y}, both, specs, n.line);
+        }
+        return kNone;
+      }
+      case Op::concatenate: return in.size() == 1 ? x : kNone;
+      case Op::multiply:
+        if (same && constant_is(in[1], 1)) return x;
+        if (constant_is(x, 1) && g_.values[in[1]].shape == to.shape) return in[1];
+        return kNone;
+      case Op::divide: return same && constant_is(in[1], 1) ? x : kNone;
+      case Op::negative: return g_.made(x).op == Op::negative ? g_.in(g_.made(x))[0] : kNone;
+      case Op::sum:
+      case Op::prod:
+      case Op::max:
+      case Op::min:
+        // Over axes of extent 1 there is nothing to add up.
+        if (from.dtype == to.dtype && from.shape.size() == to.shape.size() && from.shape.size() > 0) {
+          if (same) return x;
+          std::vector<int64_t> shape{to.shape.rank};
+          shape.insert(shape.end(), to.shape.begin(), to.shape.end());
+          Spec s = to;
+          return add(Op::reshape, {x}, shape, {&s, 1}, -1);
+        }
+        return kNone;
+      default: return kNone;
+    }
+  }
+};
+
+// c + a@b, where nobody else reads the product: one product that adds into c.
+void accumulate_products(Graph& g) {
+  std::vector<uint32_t> uses(g.values.size());
+  for (const auto& n : g.nodes)
+    for (uint32_t v : g.in(n)) ++uses[v];
+  for (uint32_t v : g.outputs) uses[v] += 2;
+  for (size_t i = 0; i < g.nodes.size(); ++i) {
+    auto& n = g.nodes[i];
+    if (n.op != Op::add) continue;
+    uint32_t a = g.in(n)[0], b = g.in(n)[1];
+    for (int side = 0; side < 2; ++side, std::swap(a, b)) {
+      const auto& product = g.made(b);
+      if (product.op != Op::matmul || product.n_in != 2 || uses[b] != 1 || !is_float(g.values[b].dtype)) continue;
+      if (!(g.values[a].shape == g.values[b].shape) || g.made(a).op == Op::broadcast_to) continue;
+      // The addend must be something that a product may write over; a view or an input would have to be copied first.
+      Kind k = info(g.made(a).op).kind;
+      if (k == Kind::Movement || k == Kind::Meta || uses[a] != 1) continue;
+      uint32_t in[] = {g.in(product)[0], g.in(product)[1], a};
+      n.op = Op::matmul;
+      n.in_at = uint32_t(g.ins.size());
+      n.n_in = 3;
+      g.ins.insert(g.ins.end(), in, in + 3);
+      break;
+    }
+  }
+}
+
+// Only what is needed, renumbered.
+Graph prune(const Graph& g) {
+  auto live = live_nodes(g, {});
+  Graph out;
+  std::vector<uint32_t> map(g.values.size(), kNone), in;
+  for (size_t i = 0; i < g.nodes.size(); ++i) {
+    if (!live[i]) continue;
+    const auto& n = g.nodes[i];
+    in.clear();
+    for (uint32_t v : g.in(n)) in.push_back(map[v]);
+    uint32_t o = out.add(n.op, in, g.attr(n), {g.values.data() + n.out, n.n_out}, n.line);
+    for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
+  }
+  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
+  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
+  for (uint32_t v : g.outputs) out.outputs.push_back(map[v]);
+  return out;
+}
+
+}  // namespace
+
+Graph simplify(Graph g) {
+  // What has run already is read, not made again.
+  std::vector<uint32_t> instead;
+  if (!g.known.empty()) {
+    instead.resize(g.values.size());
+    for (uint32_t v = 0; v < instead.size(); ++v) instead[v] = v;
+    for (auto [v, leaf] : g.known) instead[v] = leaf;
+  }
+  auto live = live_nodes(g, instead);
+
+  Graph out;
+  Rewriter rewrite(out, g.nodes.size());
+  std::vector<uint32_t> map(g.values.size(), kNone), in;
+  auto mapped = [&](uint32_t v) { return map[instead.empty() ? v : instead[v]]; };
+  std::vector<Spec> specs;
+  for (size_t i = 0; i < g.nodes.size(); ++i) {
+    if (!live[i]) continue;
+    const auto& n = g.nodes[i];
+    in.clear();
+    for (uint32_t v : g.in(n)) in.push_back(mapped(v));
+    specs.assign(g.values.begin() + n.out, g.values.begin() + n.out + n.n_out);
+    if (n.op == Op::leaf || n.op == Op::scalar) {
+      map[n.out] = out.add(n.op, {}, g.attr(n), specs, n.line);
+    } else if (info(n.op).kind == Kind::Compound) {
+      // The expansion is laid out in a scratch graph and each of its operations rewritten like the others.
+      Graph scratch;
+      std::vector<uint32_t> operands;
+      std::vector<Spec> operand_specs;
+      std::vector<const Spec*> pointers;
+      for (uint32_t v : in) operand_specs.push_back(out.values[v]);
+      for (size_t k = 0; k < in.size(); ++k) {
+        operand_specs[k].weak = g.values[g.in(n)[k]].weak;
+        pointers.push_back(&operand_specs[k]);
+        operands.push_back(scratch.add(Op::leaf, {}, {}, {&operand_specs[k], 1}));
+      }
+      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0}).instantiate(scratch, operands, n.line);
+      std::vector<uint32_t> inner(scratch.values.size());
+      for (size_t k = 0; k < in.size(); ++k) inner[operands[k]] = in[k];
+      for (const auto& m : scratch.nodes) {
+        if (m.op == Op::leaf) continue;
+        std::vector<uint32_t> on;
+        for (uint32_t v : scratch.in(m)) on.push_back(inner[v]);
+        std::span<const Spec> s(scratch.values.data() + m.out, m.n_out);
+        uint32_t o = rewrite.add(m.op, on, scratch.attr(m), s, n.line);
+        for (uint32_t k = 0; k < m.n_out; ++k) inner[m.out + k] = o + k;
+      }
+      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = inner[size_t(results[k])];
+    } else {
+      uint32_t o = rewrite.add(n.op, in, g.attr(n), specs, n.line);
+      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
+    }
+  }
+  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
+  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
+  for (uint32_t v : g.outputs) out.outputs.push_back(mapped(v));
+  out = prune(out);
+  accumulate_products(out);
+  return prune(out);
+}
+
+}  // namespace knet

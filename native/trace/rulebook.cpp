@@ -1,0 +1,119 @@
+#include "trace/rulebook.h"
+
+#include "trace/op.h"
+
+namespace knet {
+
+Trace*& Capture::active() {
+  static thread_local Trace* t = nullptr;
+  return t;
+}
+
+Capture::Capture() : outer_(active()) {
+  trace_.capturing_ = true;
+  active() = &trace_;
+}
+
+Capture::~Capture() { active() = outer_; }
+
+uint32_t Capture::formal(const Spec& s, Handle& h) {
+  uint32_t id = uint32_t(trace_.values_.size());
+  trace_.add_value(s, 0);
+  ++formals_;
+  trace_.give(id, h);
+  return id;
+}
+
+Template Capture::finish(std::span<const int64_t> results) {
+  Template t;
+  if (!trace_.bound_.empty())
+    throw Error(Error::Value,
+                "[knet] a derivative rule may use only its own arguments, but this one uses an array of its own, " +
+                    std::string(name(trace_.values_[trace_.bound_[0].value].spec.dtype)) +
+                    str(trace_.values_[trace_.bound_[0].value].spec.shape) + ". Pass it to the operation as an argument.");
+  t.formals = formals_;
+  t.words = trace_.words_;
+  t.scalars = trace_.scalars_;
+  for (const auto& v : trace_.values_) t.specs.push_back(v.spec);
+  for (int64_t r : results) t.results.push_back(int32_t(r));
+  return t;
+}
+
+std::vector<int64_t> Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line) const {
+  std::vector<uint32_t> map(operands.begin(), operands.end());
+  map.reserve(specs.size());
+  size_t scalar = 0;
+  std::vector<uint32_t> in;
+  for (size_t w = 0; w < words.size();) {
+    Head h = Head::unpack(words[w]);
+    std::span<const int64_t> attrs(words.data() + w + 1 + h.n_in, h.n_attr);
+    in.clear();
+    for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(map[size_t(words[w + 1 + i])]);
+    if (h.op == Op::scalar) {
+      map.push_back(g.constant(scalars[scalar++], DType(attrs[0] & 0xff)));
+    } else if (info(h.op).kind == Kind::Compound) {
+      std::vector<const Spec*> s;
+      for (uint32_t v : in) s.push_back(&g.values[v]);
+      std::vector<Spec> copies;  // instantiating may move g.values, which `s` points into
+      for (auto* p : s) copies.push_back(*p);
+      for (size_t i = 0; i < s.size(); ++i) s[i] = &copies[i];
+      for (int64_t r : expansion({h.op, attrs, s, {}, 0, 0}).instantiate(g, in, line)) map.push_back(uint32_t(r));
+    } else {
+      uint32_t out = g.add(h.op, in, attrs, line);
+      for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
+    }
+    w += 1 + h.n_in + h.n_attr;
+  }
+  std::vector<int64_t> r;
+  for (int32_t v : results) r.push_back(v < 0 ? -1 : int64_t(map[size_t(v)]));
+  return r;
+}
+
+RuleSource& rule_source() {
+  static auto& s = *new RuleSource;
+  return s;
+}
+
+namespace {
+
+struct WordsHash {
+  size_t operator()(const std::vector<int64_t>& w) const {
+    uint64_t h = 0x9e3779b97f4a7c15ull ^ w.size();
+    for (int64_t x : w) h = (h ^ uint64_t(x)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
+    return h;
+  }
+};
+using Book = std::unordered_map<std::vector<int64_t>, Template, WordsHash>;
+
+void encode(std::vector<int64_t>& w, const Spec& s) {
+  w.push_back(int64_t(s.dtype) | int64_t(s.weak) << 8 | int64_t(s.device.kind) << 16 | int64_t(s.device.index) << 24 |
+              int64_t(s.shape.rank) << 32);
+  w.insert(w.end(), s.shape.begin(), s.shape.end());
+}
+
+const Template& lookup(Book& book, const Signature& s, const std::function<Template(const Signature&)>& make) {
+  static thread_local std::vector<int64_t> w;
+  w.clear();
+  w.push_back(int64_t(s.op) | int64_t(s.attrs.size()) << 16 | int64_t(s.in.size()) << 32);
+  w.push_back(int64_t(s.has_dy));
+  w.push_back(int64_t(s.needs));
+  w.insert(w.end(), s.attrs.begin(), s.attrs.end());
+  for (auto* p : s.in) encode(w, *p);
+  for (auto* p : s.out) encode(w, *p);
+  auto it = book.find(w);
+  if (it != book.end()) return it->second;
+  std::vector<int64_t> key = w;  // making it may look up others
+  // A program of ever new shapes must not grow the book for ever; a rule costs some 50 us to run again.
+  if (book.size() > 100000) book.clear();
+  return book.emplace(std::move(key), make(s)).first->second;
+}
+
+Book derivatives, expansions;
+
+}  // namespace
+
+const Template& derivative(const Signature& s) { return lookup(derivatives, s, rule_source().derivative); }
+const Template& expansion(const Signature& s) { return lookup(expansions, s, rule_source().expansion); }
+size_t templates() { return derivatives.size() + expansions.size(); }
+
+}  // namespace knet

@@ -1,0 +1,320 @@
+#include "trace/trace.h"
+
+#include <algorithm>
+#include "plan/runner.h"
+#include "trace/rulebook.h"
+
+namespace knet {
+
+Host& host() {
+  static Host h;
+  return h;
+}
+Limits& limits() {
+  static Limits l;
+  return l;
+}
+
+// ---- handles
+
+void Handle::detach() {
+  if (trace) {
+    auto& v = trace->values_[value];
+    if (v.handle == this) v.handle = nullptr;
+    trace = nullptr;
+  }
+  tracked = false;
+  if (at.buffer) at = {};
+  if (failure) failure.reset();
+}
+
+void Handle::set(const Spec& s, Located where) {
+  detach();
+  spec = s;
+  at = std::move(where);
+}
+
+void Handle::share(Handle& other) {
+  if (&other == this) return;
+  if (other.failure) {
+    auto why = other.failure;
+    detach();
+    spec = other.spec;
+    failure = why;
+  } else if (other.trace && !(other.concrete() && !other.tracked)) {
+    Trace& t = Trace::current();
+    uint32_t v = t.use(other);
+    t.give(t.append(Op::alias, {&v, 1}), *this);
+  } else {
+    set(other.spec, other.at);
+  }
+}
+
+// ---- recording
+
+Trace& Trace::current() {
+  if (Trace* t = Capture::active()) return *t;
+  static thread_local Trace trace;
+  if ((trace.pending_ > limits().pending_nodes || trace.pending_bytes_ > limits().pending_bytes) && trace.depth_ == 0 &&
+      !trace.running_) [[unlikely]]
+    trace.run();
+  return trace;
+}
+
+Trace::~Trace() { clear(); }
+
+Trace::Value& Trace::add_value(const Spec& s, uint32_t tracked) {
+  Value& v = values_.emplace_back();
+  v.spec = s;
+  v.tracked = tracked;
+  return v;
+}
+
+void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
+  if (running_) [[unlikely]]
+    throw Error(Error::Runtime, "[knet] values of this thread are being computed in another thread. Wait for it.");
+  words_.push_back(Head::pack(op, n_in, n_attr, n_out));
+}
+
+uint32_t Trace::add_leaf(const Spec& s, Located at, Handle* h) {
+  head(Op::leaf, 0, size_t(1 + s.shape.rank), 1);
+  words_.push_back(int64_t(s.dtype) | int64_t(s.weak) << 8 | int64_t(s.device.kind) << 16 | int64_t(s.device.index) << 24);
+  words_.insert(words_.end(), s.shape.begin(), s.shape.end());
+  uint32_t id = uint32_t(values_.size());
+  Value& v = add_value(s, 0);
+  v.handle = h;
+  v.bound = int32_t(bound_.size());
+  bound_.push_back({id, true, std::move(at)});
+  return id;
+}
+
+uint32_t Trace::use(Handle& h) {
+  if (h.trace == this) return h.value;
+  if (h.failure) throw h.failure->error;
+  if (h.trace && !h.concrete()) {
+    if (h.trace->capturing_ || capturing_)
+      throw Error(Error::Runtime, "[knet] a derivative rule may use only its own arguments. Pass what it needs as an argument.");
+    h.trace->realize(h);
+  }
+  if (!h.concrete()) throw Error(Error::Runtime, "[knet] this array holds no value.");
+  // A handle that already stands in another thread's trace stays there; here its memory alone becomes a leaf.
+  bool attach = !h.trace;
+  uint32_t id = add_leaf(h.spec, h.at, attach ? &h : nullptr);
+  if (attach) h.trace = this, h.value = id;
+  return id;
+}
+
+uint32_t Trace::scalar(Scalar s, DType t, bool weak) {
+  head(Op::scalar, 0, 1, 1);
+  words_.push_back(int64_t(t) | int64_t(weak) << 8);
+  scalars_.push_back(s);
+  uint32_t id = uint32_t(values_.size());
+  Value& v = values_.emplace_back();
+  v.spec.dtype = t;
+  v.spec.weak = weak;
+  return id;
+}
+
+uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) {
+  constexpr size_t kFew = 8;
+  const Spec* few[kFew];
+  std::vector<const Spec*> many;
+  const Spec** specs = few;
+  if (in.size() > kFew) {
+    many.resize(in.size());
+    specs = many.data();
+  }
+  uint32_t tracked = 0;
+  for (size_t i = 0; i < in.size(); ++i) {
+    const Value& v = values_[in[i]];
+    specs[i] = &v.spec;
+    tracked |= v.tracked;
+  }
+  Specs one;
+  const Spec* out = one.v;
+  size_t n_out;
+  const OpInfo& about = info(op);
+  if (about.kind == Kind::Compound) {
+    const Template& t = expansion({op, attrs, {specs, in.size()}, {}, 0, 0});
+    n_out = t.results.size();
+    for (size_t i = 0; i < n_out; ++i) one.add() = t.specs[size_t(t.results[i])];
+  } else {
+    infer(op, {specs, in.size()}, attrs, one);
+    n_out = size_t(one.n);
+  }
+  if (op == Op::stop || !(about.kind == Kind::Compound || about.kind == Kind::Meta || (about.flags & kDifferentiable)))
+    tracked = 0;
+  head(op, in.size(), attrs.size(), n_out);
+  for (uint32_t v : in) words_.push_back(v);
+  words_.insert(words_.end(), attrs.begin(), attrs.end());
+  uint32_t first = uint32_t(values_.size());
+  for (size_t i = 0; i < n_out; ++i) {
+    add_value(out[i], is_float(out[i].dtype) ? tracked : 0);
+    pending_bytes_ += out[i].bytes();
+  }
+  ++pending_;
+  if (limits().keep_lines && host().line) lines_.emplace_back(first, host().line());
+  return first;
+}
+
+int Trace::results(Op op, uint32_t first) const {
+  int n = info(op).n_out;
+  return n > 0 ? n : int(values_.size() - first);
+}
+
+uint32_t Trace::cast(uint32_t v, DType to) {
+  if (spec(v).dtype == to) return v;
+  int64_t attr = int64_t(to);
+  return append(Op::cast, {&v, 1}, {&attr, 1});
+}
+
+// The type in which arrays and Python numbers meet: arrays promote among themselves; a number only lifts the kind
+// (bool < int < float), as in NumPy 2.
+static DType meet(const Trace& t, std::span<const uint32_t> in) {
+  bool any_strong = false;
+  DType strong = DType::Bool, weak = DType::Bool;
+  for (uint32_t v : in) {
+    const Spec& s = t.spec(v);
+    if (s.weak) {
+      weak = promote(weak, s.dtype);
+    } else {
+      strong = any_strong ? promote(strong, s.dtype) : s.dtype;
+      any_strong = true;
+    }
+  }
+  if (!any_strong) return weak;
+  if (is_float(weak) && !is_float(strong)) return DType::F64;
+  if (is_int(weak) && strong == DType::Bool) return DType::I64;
+  return strong;
+}
+
+uint32_t Trace::elementwise(Op op, std::span<const uint32_t> in) {
+  const OpInfo& about = info(op);
+  // Nearly always: nothing to promote.
+  bool same = true;
+  DType first = spec(in[0]).dtype;
+  for (uint32_t v : in) same &= spec(v).dtype == first;
+  if (same && (about.rule == DTypeRule::Same ? (first != DType::Bool || (about.flags & kBoolOk))
+                                             : about.rule == DTypeRule::Float && is_float(first)))
+    return append(op, in);
+
+  uint32_t cast_in[8];
+  if (in.size() > 8) throw Error(Error::Value, std::string("[") + about.name + "] too many operands");
+  std::copy(in.begin(), in.end(), cast_in);
+  size_t from = 0;
+  DType t;
+  switch (about.rule) {
+    case DTypeRule::Where:
+      cast_in[0] = cast(in[0], DType::Bool);
+      from = 1;
+      t = meet(*this, in.subspan(1));
+      break;
+    case DTypeRule::Logical: t = DType::Bool; break;
+    case DTypeRule::Float:
+    case DTypeRule::FloatTest: t = to_float(meet(*this, in)); break;
+    default: t = meet(*this, in);
+  }
+  for (size_t i = from; i < in.size(); ++i) cast_in[i] = cast(in[i], t);
+  return append(op, {cast_in, in.size()});
+}
+
+void Trace::give(uint32_t value, Handle& to) {
+  if (to.trace == this && to.value == value) return;
+  Value& v = values_[value];
+  if (v.handle && v.handle != &to) {  // one handle per value: a second one holds an alias
+    uint32_t again = append(Op::alias, {&value, 1});
+    give(again, to);
+    return;
+  }
+  to.detach();
+  to.spec = v.spec;
+  to.tracked = v.tracked != 0;
+  to.trace = this;
+  to.value = value;
+  v.handle = &to;
+  if (v.bound >= 0) to.at = bound_[size_t(v.bound)].at;
+}
+
+// ---- differentiated calls
+
+static uint32_t depth_bit(int depth) { return 1u << std::min(depth, 31); }
+
+void Trace::enter() { ++depth_; }
+
+void Trace::leave() noexcept {
+  uint32_t bit = depth_bit(depth_--);
+  if (depth_ >= 31) return;
+  for (Value& v : values_) {
+    v.tracked &= ~bit;
+    if (v.handle) v.handle->tracked = v.tracked != 0;
+  }
+}
+
+uint32_t Trace::parameter(uint32_t v) {
+  uint32_t p = append(Op::param, {&v, 1});
+  values_[p].tracked |= depth_bit(depth_);
+  return p;
+}
+
+uint32_t Trace::gradient(uint32_t loss, std::span<const uint32_t> wrt) {
+  head(Op::grad, 1 + wrt.size(), 0, wrt.size());
+  words_.push_back(loss);
+  for (uint32_t w : wrt) words_.push_back(w);
+  uint32_t first = uint32_t(values_.size());
+  uint32_t tracked = values_[loss].tracked;
+  for (uint32_t w : wrt) tracked |= values_[w].tracked;
+  for (uint32_t w : wrt) {
+    Spec s = values_[w].spec;  // a copy: adding a value may move the others
+    add_value(s, tracked);
+    pending_bytes_ += s.bytes();
+  }
+  ++pending_;
+  return first;
+}
+
+// ---- running
+
+void Trace::realize(Handle& h) {
+  if (h.failure) throw h.failure->error;
+  if (h.concrete()) return;
+  if (!h.trace) throw Error(Error::Runtime, "[knet] this array holds no value.");
+  Trace& t = *h.trace;
+  if (t.capturing_)
+    throw Error(Error::Runtime,
+                "[knet] a derivative rule cannot read values: it is run once and recorded. Use knet.where to choose.");
+  while (t.running_) {  // another thread computes it now
+    host().unlock();
+    host().lock();
+  }
+  if (!h.concrete() && !h.failure) t.run_keeping(t.depth_ > 0 || Capture::active() || &t != &Trace::current());
+  if (h.failure) throw h.failure->error;
+}
+
+void Trace::run() {
+  if (capturing_ || running_) return;
+  run_keeping(depth_ > 0);
+}
+
+void Trace::run_keeping(bool history) {
+  Runner(*this).run(history);
+  pending_ = 0;
+  pending_bytes_ = 0;
+  if (!history) clear();
+}
+
+void Trace::clear() noexcept {
+  for (Value& v : values_)
+    if (v.handle) {
+      v.handle->trace = nullptr;
+      v.handle->tracked = false;
+    }
+  words_.clear();
+  values_.clear();
+  scalars_.clear();
+  lines_.clear();
+  // Letting go of a buffer may run foreign code (the owner of borrowed memory), which may record: empty the list first.
+  auto bound = std::move(bound_);
+  bound_.clear();
+}
+
+}  // namespace knet
