@@ -1,0 +1,595 @@
+"""Elementwise operations: one scalar C expression each, with its derivative beside it.
+
+In the expressions a, b, c are the inputs, T is their type, and vm:: is the vector math library. Derivatives use the
+result y where that is cheaper. Conventions at kinks and poles, here and in reductions:
+
+- relu, abs, sign, hypot and norms: 0 at 0. (relu(x) and maximum(0, x) differ there, see next.)
+- maximum, minimum, max, min: inputs that tie share the gradient equally, so that it sums to dy.
+- clip: dy goes to x inside and on the bounds.
+- power: x ** 0 has derivative 0 everywhere, and x <= 0 gives no NaN unless the exponent is itself differentiated
+  (and even then none at x == 0 while the exponent is >= 0).
+- NaN: max and min functions propagate it, fmax and fmin ignore it.
+"""
+import math
+
+from .define import elementwise, function, np
+
+LN2, LN10 = math.log(2), math.log(10)
+PI = math.pi
+
+
+def _each(fn):
+    """A reference for one NumPy array from a function of one Python float."""
+    return lambda x: np.vectorize(fn, otypes=[float])(x)
+
+
+# ---- arithmetic
+
+add = elementwise(
+    "add", "a, b", c="a + b", c_bool="a || b", commutative=True, reference="add",
+    grad=(lambda dy, y, a, b: dy, lambda dy, y, a, b: dy),
+    doc="a + b; of bools, or.")
+
+subtract = elementwise(
+    "subtract", "a, b", c="a - b", reference="subtract",
+    grad=(lambda dy, y, a, b: dy, lambda dy, y, a, b: -dy),
+    doc="a - b.")
+
+multiply = elementwise(
+    "multiply", "a, b", c="a * b", c_bool="a && b", commutative=True, reference="multiply",
+    grad=(lambda dy, y, a, b: dy * b, lambda dy, y, a, b: dy * a),
+    doc="a * b; of bools, and.")
+
+divide = elementwise(
+    "divide", "a, b", rule="Float", c="a / b", aliases=("true_divide",), reference="divide", numpy=("true_divide",),
+    domain=[(-2, 2), [(-2, -0.5), (0.5, 2)]],
+    grad=(lambda dy, y, a, b: dy / b, lambda dy, y, a, b: -(dy / b) * y),
+    doc="a / b, always in floats.")
+
+floor_divide = elementwise(
+    "floor_divide", "a, b", c="vm::floordiv(a, b)", reference="floor_divide",
+    domain=[(-9, 9), [(-2, -0.5), (0.5, 2)]],
+    doc="The largest integer that is not above a / b. Integers divided by 0 give 0.")
+
+remainder = elementwise(
+    "remainder", "a, b", c="vm::floormod(a, b)", aliases=("mod",), reference="remainder", numpy=("mod",),
+    domain=[(0.1, 0.9), [(-2, -1), (1, 2)]],
+    grad=(lambda dy, y, a, b: dy, lambda dy, y, a, b: -dy * floor(a / b)),
+    doc="a - b * floor(a / b): the remainder with the sign of b, Python's %. Integers divided by 0 give 0.")
+
+fmod = elementwise(
+    "fmod", "a, b", c="vm::fmod(a, b)", reference="fmod", domain=[(1.1, 1.9), [(-1, -0.98), (0.98, 1)]],
+    grad=(lambda dy, y, a, b: dy, lambda dy, y, a, b: -dy * trunc(a / b)),
+    doc="The remainder with the sign of a, as in C. Integers divided by 0 give 0.")
+
+# The guard replaces a only where a and b are both 0: there b * a**(b - 1) would be 0 * inf, and is 0.
+power = elementwise(
+    "power", "a, b", c="vm::pow(a, b)", aliases=("pow",), reference="power", numpy=("pow",),
+    domain=[(0.3, 2), (-2, 3)], ints=[(-5, 5), (0, 4)],
+    grad=(lambda dy, y, a, b: dy * b * power(where(logical_and(a == 0, b == 0), 1, a), b - 1),
+          lambda dy, y, a, b: dy * y * log(where(a == 0, 1, a))),
+    doc="a ** b. Of integers with a negative exponent: the quotient 1 / a**-b cut to an integer.")
+
+negative = elementwise(
+    "negative", "x", c="-a", reference="negative",
+    grad=(lambda dy, y, x: -dy,),
+    doc="-x.")
+
+positive = elementwise(
+    "positive", "x", c="a", reference="positive",
+    grad=(lambda dy, y, x: dy,),
+    doc="x itself.")
+
+absolute = elementwise(
+    "absolute", "x", c="vm::abs(a)", c_int="a < T(0) ? T(-a) : a", c_bool="a", aliases=("abs",), reference="absolute",
+    numpy=("abs",), domain=([(-2, -0.1), (0.1, 2)],),
+    grad=(lambda dy, y, x: dy * sign(x),),
+    doc="|x|.")
+
+fabs = elementwise(
+    "fabs", "x", rule="Float", c="vm::abs(a)", reference="fabs", domain=([(-2, -0.1), (0.1, 2)],),
+    grad=(lambda dy, y, x: dy * sign(x),),
+    doc="|x|, always in floats.")
+
+sign = elementwise(
+    "sign", "x", c="vm::sign(a)", c_int="T((a > T(0)) - (a < T(0)))", reference="sign",
+    domain=([(-2, -0.1), (0.1, 2)],),
+    doc="-1, 0 or 1.")
+
+square = elementwise(
+    "square", "x", c="a * a", aliases=("abs2",), reference="square",
+    grad=(lambda dy, y, x: 2 * dy * x,),
+    doc="x * x.")
+
+reciprocal = elementwise(
+    "reciprocal", "x", rule="Float", c="T(1) / a", aliases=("invx",), reference=lambda x: 1 / np.asarray(x),
+    domain=([(-2, -0.5), (0.5, 2)],), numpy=("reciprocal",),
+    grad=(lambda dy, y, x: -dy * y * y,),
+    doc="1 / x, always in floats.")
+
+sqrt = elementwise(
+    "sqrt", "x", rule="Float", c="vm::sqrt(a)", reference="sqrt", domain=(0.2, 3),
+    grad=(lambda dy, y, x: 0.5 * dy / y,),
+    doc="The square root; NaN below 0.")
+
+cbrt = elementwise(
+    "cbrt", "x", rule="Float", c="vm::cbrt(a)", reference="cbrt", domain=([(-2, -0.3), (0.3, 2)],),
+    grad=(lambda dy, y, x: dy / (3 * y * y),),
+    doc="The cube root, of negative numbers too.")
+
+
+# ---- rounding (derivative 0)
+
+rint = elementwise("rint", "x", rule="Float", c="vm::rint(a)", reference="rint", domain=(0.1, 0.4),
+                   doc="The nearest integer, of two the even one.")
+floor = elementwise("floor", "x", c="vm::floor(a)", c_int="a", c_bool="a", reference="floor", domain=(0.1, 0.9),
+                    doc="The largest integer that is not above x.")
+ceil = elementwise("ceil", "x", c="vm::ceil(a)", c_int="a", c_bool="a", reference="ceil", domain=(0.1, 0.9),
+                   doc="The smallest integer that is not below x.")
+trunc = elementwise("trunc", "x", c="vm::trunc(a)", c_int="a", c_bool="a", aliases=("fix",), reference="trunc",
+                    numpy=("fix",), domain=(0.1, 0.9),
+                    doc="x without its fraction.")
+
+
+# ---- exponentials and logarithms
+
+exp = elementwise(
+    "exp", "x", rule="Float", c="vm::exp(a)", reference="exp",
+    grad=(lambda dy, y, x: dy * y,),
+    doc="e ** x.")
+
+exp2 = elementwise(
+    "exp2", "x", rule="Float", c="vm::exp2(a)", reference="exp2",
+    grad=(lambda dy, y, x: LN2 * dy * y,),
+    doc="2 ** x.")
+
+exp10 = elementwise(
+    "exp10", "x", rule="Float", c="vm::exp10(a)", reference=lambda x: np.power(10.0, x),
+    grad=(lambda dy, y, x: LN10 * dy * y,),
+    doc="10 ** x.")
+
+expm1 = elementwise(
+    "expm1", "x", rule="Float", c="vm::expm1(a)", reference="expm1",
+    grad=(lambda dy, y, x: dy * (y + 1),),
+    doc="e ** x - 1, exact for small x.")
+
+log = elementwise(
+    "log", "x", rule="Float", c="vm::log(a)", reference="log", domain=(0.2, 3),
+    grad=(lambda dy, y, x: dy / x,),
+    doc="The natural logarithm.")
+
+log2 = elementwise(
+    "log2", "x", rule="Float", c="vm::log2(a)", reference="log2", domain=(0.2, 3),
+    grad=(lambda dy, y, x: dy / (LN2 * x),),
+    doc="The logarithm to base 2.")
+
+log10 = elementwise(
+    "log10", "x", rule="Float", c="vm::log10(a)", reference="log10", domain=(0.2, 3),
+    grad=(lambda dy, y, x: dy / (LN10 * x),),
+    doc="The logarithm to base 10.")
+
+log1p = elementwise(
+    "log1p", "x", rule="Float", c="vm::log1p(a)", reference="log1p", domain=(-0.7, 2),
+    grad=(lambda dy, y, x: dy / (1 + x),),
+    doc="log(1 + x), exact for small x.")
+
+logaddexp = elementwise(
+    "logaddexp", "a, b", rule="Float", c="vm::logaddexp(a, b)", commutative=True, reference="logaddexp",
+    grad=(lambda dy, y, a, b: dy * sigm(a - b), lambda dy, y, a, b: dy * sigm(b - a)),
+    doc="log(exp(a) + exp(b)) without overflow.")
+
+logaddexp2 = elementwise(
+    "logaddexp2", "a, b", rule="Float", commutative=True, reference="logaddexp2",
+    c=f"vm::logaddexp(a * T({LN2!r}), b * T({LN2!r})) * T({1 / LN2!r})",
+    grad=(lambda dy, y, a, b: dy * sigm(LN2 * (a - b)), lambda dy, y, a, b: dy * sigm(LN2 * (b - a))),
+    doc="log2(2**a + 2**b) without overflow.")
+
+
+# ---- trigonometric and hyperbolic functions
+
+sin = elementwise(
+    "sin", "x", rule="Float", c="vm::sin(a)", reference="sin",
+    grad=(lambda dy, y, x: dy * cos(x),),
+    doc="The sine of x in radians.")
+
+cos = elementwise(
+    "cos", "x", rule="Float", c="vm::cos(a)", reference="cos",
+    grad=(lambda dy, y, x: -dy * sin(x),),
+    doc="The cosine of x in radians.")
+
+tan = elementwise(
+    "tan", "x", rule="Float", c="vm::tan(a)", reference="tan", domain=(-1, 1),
+    grad=(lambda dy, y, x: dy * (1 + y * y),),
+    doc="The tangent of x in radians.")
+
+arcsin = elementwise(
+    "arcsin", "x", rule="Float", c="vm::asin(a)", aliases=("asin",), reference="arcsin", numpy=("asin",),
+    domain=(-0.8, 0.8),
+    grad=(lambda dy, y, x: dy / sqrt((1 - x) * (1 + x)),),
+    doc="The angle in [-pi/2, pi/2] whose sine is x.")
+
+arccos = elementwise(
+    "arccos", "x", rule="Float", c="vm::acos(a)", aliases=("acos",), reference="arccos", numpy=("acos",),
+    domain=(-0.8, 0.8),
+    grad=(lambda dy, y, x: -dy / sqrt((1 - x) * (1 + x)),),
+    doc="The angle in [0, pi] whose cosine is x.")
+
+arctan = elementwise(
+    "arctan", "x", rule="Float", c="vm::atan(a)", aliases=("atan",), reference="arctan", numpy=("atan",),
+    grad=(lambda dy, y, x: dy / (1 + x * x),),
+    doc="The angle in [-pi/2, pi/2] whose tangent is x.")
+
+
+def _radius2(a, b):
+    """a**2 + b**2, but 1 at the origin: what is divided by it is 0 there."""
+    r = a * a + b * b
+    return where(r == 0, 1, r)
+
+
+arctan2 = elementwise(
+    "arctan2", "a, b", rule="Float", c="vm::atan2(a, b)", aliases=("atan2",), reference="arctan2", numpy=("atan2",),
+    domain=(0.3, 2),
+    grad=(lambda dy, y, a, b: dy * b / _radius2(a, b), lambda dy, y, a, b: -dy * a / _radius2(a, b)),
+    doc="The angle in [-pi, pi] of the point with abscissa b and ordinate a.")
+
+hypot = elementwise(
+    "hypot", "a, b", rule="Float", c="vm::hypot(a, b)", commutative=True, reference="hypot", domain=(0.3, 2),
+    grad=(lambda dy, y, a, b: dy * a / where(y == 0, 1, y), lambda dy, y, a, b: dy * b / where(y == 0, 1, y)),
+    doc="sqrt(a**2 + b**2) without overflow.")
+
+sinh = elementwise(
+    "sinh", "x", rule="Float", c="vm::sinh(a)", reference="sinh",
+    grad=(lambda dy, y, x: dy * cosh(x),),
+    doc="The hyperbolic sine.")
+
+cosh = elementwise(
+    "cosh", "x", rule="Float", c="vm::cosh(a)", reference="cosh",
+    grad=(lambda dy, y, x: dy * sinh(x),),
+    doc="The hyperbolic cosine.")
+
+tanh = elementwise(
+    "tanh", "x", rule="Float", c="vm::tanh(a)", reference="tanh",
+    grad=(lambda dy, y, x: dy * (1 - y * y),),
+    doc="The hyperbolic tangent.")
+
+arcsinh = elementwise(
+    "arcsinh", "x", rule="Float", c="vm::asinh(a)", aliases=("asinh",), reference="arcsinh", numpy=("asinh",),
+    grad=(lambda dy, y, x: dy / hypot(x, 1),),
+    doc="The number whose hyperbolic sine is x.")
+
+arccosh = elementwise(
+    "arccosh", "x", rule="Float", c="vm::acosh(a)", aliases=("acosh",), reference="arccosh", numpy=("acosh",),
+    domain=(1.3, 3),
+    grad=(lambda dy, y, x: dy / sqrt((x - 1) * (x + 1)),),
+    doc="The number >= 0 whose hyperbolic cosine is x; NaN below 1.")
+
+arctanh = elementwise(
+    "arctanh", "x", rule="Float", c="vm::atanh(a)", aliases=("atanh",), reference="arctanh", numpy=("atanh",),
+    domain=(-0.7, 0.7),
+    grad=(lambda dy, y, x: dy / ((1 - x) * (1 + x)),),
+    doc="The number whose hyperbolic tangent is x.")
+
+degrees = elementwise(
+    "degrees", "x", rule="Float", c=f"a * T({180 / PI!r})", aliases=("rad2deg",), reference="degrees",
+    numpy=("rad2deg",),
+    grad=(lambda dy, y, x: dy * (180 / PI),),
+    doc="Radians to degrees.")
+
+radians = elementwise(
+    "radians", "x", rule="Float", c=f"a * T({PI / 180!r})", aliases=("deg2rad",), reference="radians",
+    numpy=("deg2rad",),
+    grad=(lambda dy, y, x: dy * (PI / 180),),
+    doc="Degrees to radians.")
+
+
+def _dsinc(dy, y, x):
+    """(cos(pi x) - sinc(x)) / x, by its series near 0, where the quotient loses digits and its own derivatives poles."""
+    near = absolute(x) < 0.25
+    u = where(near, x, 0) * PI
+    series = 0.0
+    for k in range(8, 0, -1):  # sinc' = pi * sum of (-1)**k 2k u**(2k-1) / (2k+1)!; the ninth term is below 1e-17
+        series = (-1) ** k * 2 * k / math.factorial(2 * k + 1) + u * u * series
+    far = where(near, 1, x)
+    return dy * where(near, series * u * PI, (cos(PI * far) - y) / far)
+
+
+sinc = elementwise(
+    "sinc", "x", rule="Float", reference="sinc",
+    c=f"vm::select(a == T(0), T(1), vm::sin(a * T({PI!r})) / (a * T({PI!r})))",
+    grad=(_dsinc,),
+    doc="sin(pi x) / (pi x), and 1 at 0.")
+
+
+# ---- maxima and minima
+
+def _share(dy, loses, ties):
+    """The gradient of the input that is chosen unless it `loses`."""
+    return where(loses, 0, where(ties, 0.5 * dy, dy))
+
+
+maximum = elementwise(
+    "maximum", "a, b", c="vm::max(a, b)", c_int="a > b ? a : b", c_bool="a || b", commutative=True, reference="maximum",
+    grad=(lambda dy, y, a, b: _share(dy, a < b, a == b), lambda dy, y, a, b: _share(dy, b < a, a == b)),
+    doc="The larger one; NaN if either is.")
+
+minimum = elementwise(
+    "minimum", "a, b", c="vm::min(a, b)", c_int="a < b ? a : b", c_bool="a && b", commutative=True, reference="minimum",
+    grad=(lambda dy, y, a, b: _share(dy, a > b, a == b), lambda dy, y, a, b: _share(dy, b > a, a == b)),
+    doc="The smaller one; NaN if either is.")
+
+fmax = elementwise(
+    "fmax", "a, b", c="vm::fmax(a, b)", c_int="a > b ? a : b", c_bool="a || b", commutative=True, reference="fmax",
+    grad=(lambda dy, y, a, b: _share(dy, logical_or(a < b, isnan(a)), a == b),
+          lambda dy, y, a, b: _share(dy, logical_or(b < a, isnan(b)), a == b)),
+    doc="The larger one; the other one if one is NaN.")
+
+fmin = elementwise(
+    "fmin", "a, b", c="vm::fmin(a, b)", c_int="a < b ? a : b", c_bool="a && b", commutative=True, reference="fmin",
+    grad=(lambda dy, y, a, b: _share(dy, logical_or(a > b, isnan(a)), a == b),
+          lambda dy, y, a, b: _share(dy, logical_or(b > a, isnan(b)), a == b)),
+    doc="The smaller one; the other one if one is NaN.")
+
+clamp = elementwise(
+    "clamp", "x, lo, hi", c="vm::min(vm::max(a, b), c)", c_int="a < b ? (b < c ? b : c) : (a < c ? a : c)",
+    reference=lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi),
+    domain=[(-2, 2), (-1, -0.5), (0.5, 1)], ints=[(-9, 9), (0, 3), (4, 7)],
+    grad=(lambda dy, y, x, lo, hi: where(logical_or(x < lo, x > hi), 0, dy),
+          lambda dy, y, x, lo, hi: where(logical_and(x < lo, lo <= hi), dy, 0),
+          lambda dy, y, x, lo, hi: where(logical_or(x > hi, lo > hi), dy, 0)),
+    doc="x, but lo where it is below and hi where it is above; hi where lo > hi.")
+
+
+@function(reference="clip", samples=())
+def clip(x, min=None, max=None):
+    """x, but `min` where it is below and `max` where it is above; None is no bound."""
+    if min is None:
+        return positive(x) if max is None else minimum(x, max)
+    return maximum(x, min) if max is None else clamp(x, min, max)
+
+
+# ---- comparison and logic (bool results)
+
+equal = elementwise("equal", "a, b", rule="Compare", c="a == b", commutative=True, reference="equal", doc="a == b.")
+not_equal = elementwise("not_equal", "a, b", rule="Compare", c="a != b", commutative=True, reference="not_equal",
+                        doc="a != b.")
+less = elementwise("less", "a, b", rule="Compare", c="a < b", reference="less", doc="a < b.")
+less_equal = elementwise("less_equal", "a, b", rule="Compare", c="a <= b", reference="less_equal", doc="a <= b.")
+greater = elementwise("greater", "a, b", rule="Compare", c="a > b", reference="greater", doc="a > b.")
+greater_equal = elementwise("greater_equal", "a, b", rule="Compare", c="a >= b", reference="greater_equal",
+                            doc="a >= b.")
+
+logical_and = elementwise("logical_and", "a, b", rule="Logical", c_bool="a && b", commutative=True,
+                          reference="logical_and", doc="Whether both are not 0.")
+logical_or = elementwise("logical_or", "a, b", rule="Logical", c_bool="a || b", commutative=True,
+                         reference="logical_or", doc="Whether one at least is not 0.")
+logical_xor = elementwise("logical_xor", "a, b", rule="Logical", c_bool="a != b", commutative=True,
+                          reference="logical_xor", doc="Whether exactly one is not 0.")
+logical_not = elementwise("logical_not", "x", rule="Logical", c_bool="!a", reference="logical_not",
+                          doc="Whether x is 0.")
+
+isnan = elementwise("isnan", "x", rule="FloatTest", c="vm::isnan(a)", reference="isnan", doc="Whether x is NaN.")
+isinf = elementwise("isinf", "x", rule="FloatTest", c="vm::isinf(a)", reference="isinf",
+                    doc="Whether x is infinite, of either sign.")
+isfinite = elementwise("isfinite", "x", rule="FloatTest", c="vm::isfinite(a)", reference="isfinite",
+                       doc="Whether x is neither infinite nor NaN.")
+signbit = elementwise("signbit", "x", rule="FloatTest", c="vm::signbit(a)", reference="signbit",
+                      doc="Whether the sign of x is minus, of zeros too.")
+
+where = elementwise(
+    "where", "condition, a, b", rule="Where", c="vm::select(a, b, c)", reference="where",
+    grad=(None, lambda dy, y, condition, a, b: where(condition, dy, 0),
+          lambda dy, y, condition, a, b: where(condition, 0, dy)),
+    doc="a where the condition holds, b elsewhere.")
+
+
+# ---- bits and whole numbers
+
+bitwise_and = elementwise("bitwise_and", "a, b", rule="IntBits", c_int="a & b", c_bool="a && b", commutative=True,
+                          reference="bitwise_and", doc="a & b, bit by bit.")
+bitwise_or = elementwise("bitwise_or", "a, b", rule="IntBits", c_int="a | b", c_bool="a || b", commutative=True,
+                         reference="bitwise_or", doc="a | b, bit by bit.")
+bitwise_xor = elementwise("bitwise_xor", "a, b", rule="IntBits", c_int="a ^ b", c_bool="a != b", commutative=True,
+                          reference="bitwise_xor", doc="a ^ b, bit by bit.")
+invert = elementwise("invert", "x", rule="IntBits", c_int="~a", c_bool="!a",
+                     aliases=("bitwise_not", "bitwise_invert"), reference="invert",
+                     numpy=("bitwise_not", "bitwise_invert"), doc="~x, all bits turned; of bools, not.")
+
+# A shift by more than the width leaves nothing; as in NumPy, and where C has no answer. Negative counts are huge ones.
+left_shift = elementwise(
+    "left_shift", "a, b", rule="IntBits", c_int="size_t(b) < 8 * sizeof(T) ? T(a << b) : T(0)", ints=[(-99, 99), (0, 9)],
+    aliases=("bitwise_left_shift",), reference="left_shift", numpy=("bitwise_left_shift",), doc="a << b.")
+right_shift = elementwise(
+    "right_shift", "a, b", rule="IntBits", c_int="T(a >> (size_t(b) < 8 * sizeof(T) ? b : T(8 * sizeof(T) - 1)) "
+    ">> (size_t(b) < 8 * sizeof(T) ? 0 : 1))", ints=[(-99, 99), (0, 9)],
+    aliases=("bitwise_right_shift",), reference="right_shift", numpy=("bitwise_right_shift",),
+    doc="a >> b; the sign is kept.")
+
+_GCD = "[](T m, T n) {{ while (n) {{ T r = m % n; m = n; n = r; }} return m < T(0) ? T(-m) : m; }}({}, {})"
+gcd = elementwise("gcd", "a, b", rule="IntBits", c_int=_GCD.format("a", "b"), commutative=True, reference="gcd",
+                  doc="The greatest common divisor of integers.")
+lcm = elementwise(
+    "lcm", "a, b", rule="IntBits", commutative=True, reference="lcm", ints=(-5, 5),
+    c_int="[](T x, T y, T g) { T m = g ? T(x / g * y) : T(0); return m < T(0) ? T(-m) : m; }"
+          f"(a, b, {_GCD.format('a', 'b')})",
+    doc="The least common multiple of integers.")
+
+copysign = elementwise(
+    "copysign", "a, b", rule="Float", c="vm::copysign(a, b)", reference="copysign",
+    domain=([(-2, -0.1), (0.1, 2)],) * 2,
+    grad=(lambda dy, y, a, b: dy * sign(a) * copysign(1, b), None),
+    doc="a with the sign of b.")
+
+heaviside = elementwise(
+    "heaviside", "x, h", rule="Float", reference="heaviside", domain=([(-2, -0.1), (0.1, 2)], (-2, 2)),
+    c="vm::select(a < T(0), T(0), vm::select(a > T(0), T(1), vm::select(a == T(0), b, a)))",
+    grad=(None, lambda dy, y, x, h: where(x == 0, dy, 0)),
+    doc="0 below 0, 1 above, h at 0.")
+
+cast = elementwise(
+    "cast", "x, dtype: dtype", public=False, rule="None",
+    grad=(lambda dy, y, x, dtype: cast(dy, x.dtype),), reference=lambda x, dtype: np.asarray(x).astype(dtype),
+    doc="x as another element type.")
+
+
+# ---- the functions of neural networks
+
+relu = elementwise(
+    "relu", "x", c="vm::max(a, T(0))", c_int="a > T(0) ? a : T(0)", reference=lambda x: np.maximum(x, 0),
+    domain=([(-2, -0.1), (0.1, 2)],),
+    grad=(lambda dy, y, x: where(y > 0, dy, 0),),
+    doc="max(x, 0); the derivative at 0 is 0.")
+
+relu6 = elementwise(
+    "relu6", "x", c="vm::min(vm::max(a, T(0)), T(6))", c_int="a < T(0) ? T(0) : a < T(6) ? a : T(6)",
+    reference=lambda x: np.clip(x, 0, 6), domain=([(-2, -0.1), (0.1, 5.9), (6.1, 8)],),
+    grad=(lambda dy, y, x: where(logical_and(y > 0, y < 6), dy, 0),),
+    doc="min(max(x, 0), 6).")
+
+leaky_relu = elementwise(
+    "leaky_relu", "x, slope=0.01", rule="Float", c="vm::select(a > T(0), a, a * b)",
+    reference=lambda x, slope=0.01: np.where(np.asarray(x) > 0, x, np.multiply(x, slope)),
+    domain=([(-2, -0.1), (0.1, 2)], (0.1, 0.5)),
+    grad=(lambda dy, y, x, slope: where(x > 0, dy, dy * slope), lambda dy, y, x, slope: where(x > 0, 0, dy * x)),
+    doc="x above 0, slope * x below.")
+
+sigm = elementwise(
+    "sigm", "x", rule="Float", c="vm::sigm(a)", aliases=("sigmoid",), reference=lambda x: np.exp(-np.logaddexp(0, -x)),
+    grad=(lambda dy, y, x: dy * y * (1 - y),),
+    doc="1 / (1 + exp(-x)).")
+
+log_sigmoid = elementwise(
+    "log_sigmoid", "x", rule="Float", c="vm::min(a, T(0)) - vm::log1p(vm::exp(-vm::abs(a)))",
+    reference=lambda x: -np.logaddexp(0, -x),
+    grad=(lambda dy, y, x: dy * sigm(-x),),
+    doc="log(sigm(x)) without underflow.")
+
+softplus = elementwise(
+    "softplus", "x", rule="Float", c="vm::max(a, T(0)) + vm::log1p(vm::exp(-vm::abs(a)))",
+    reference=lambda x: np.logaddexp(0, x),
+    grad=(lambda dy, y, x: dy * sigm(x),),
+    doc="The smooth relu, log(1 + exp(x)).")
+
+softsign = elementwise(
+    "softsign", "x", rule="Float", c="a / (T(1) + vm::abs(a))", reference=lambda x: x / (1 + np.abs(x)),
+    domain=([(-2, -0.1), (0.1, 2)],),
+    grad=(lambda dy, y, x: dy / square(1 + absolute(x)),),
+    doc="x / (1 + |x|).")
+
+elu = elementwise(
+    "elu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, b * vm::expm1(a))",
+    reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x)),
+    domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
+    grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y + alpha)),
+          lambda dy, y, x, alpha: dy * expm1(minimum(x, 0))),
+    doc="x from 0 on, alpha * (exp(x) - 1) below. Clevert et al., arXiv:1511.07289.")
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543778  # fixed point of mean 0 and variance 1
+selu = elementwise(
+    "selu", "x", rule="Float", reference=lambda x: SELU_SCALE * np.where(x >= 0, x, SELU_ALPHA * np.expm1(x)),
+    c=f"vm::select(a >= T(0), T({SELU_SCALE}) * a, T({SELU_SCALE * SELU_ALPHA!r}) * vm::expm1(a))",
+    domain=([(-2, -0.1), (0.1, 2)],),
+    grad=(lambda dy, y, x: dy * where(x >= 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA),),
+    doc="The elu that keeps mean 0 and variance 1. Klambauer et al., arXiv:1706.02515.")
+
+celu = elementwise(
+    "celu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, b * vm::expm1(a / b))",
+    reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x / alpha)),
+    domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
+    grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y / alpha + 1)),
+          lambda dy, y, x, alpha: where(x >= 0, 0, dy * (y - x - x * (y / alpha)) / alpha)),
+    doc="The elu with a continuous derivative, alpha * (exp(x / alpha) - 1) below 0. Barron, arXiv:1704.07483.")
+
+_PHI, _HALF = f"T({1 / math.sqrt(2)!r})", "T(0.5)"
+gelu = elementwise(
+    "gelu", "x", rule="Float", c=f"{_HALF} * a * vm::erfc(-a * {_PHI})",
+    reference=lambda x: x * 0.5 * _each(math.erfc)(-x / math.sqrt(2)),
+    grad=(lambda dy, y, x: dy * (0.5 * erfc(-x * (1 / math.sqrt(2)))
+                                 + x * exp(-0.5 * x * x) * (1 / math.sqrt(2 * PI))),),
+    doc="x times the normal distribution function at x, x (1 + erf(x / sqrt 2)) / 2. Hendrycks, arXiv:1606.08415.")
+
+swish = elementwise(
+    "swish", "x", rule="Float", c="a * vm::sigm(a)", aliases=("silu",), reference=lambda x: x / (1 + np.exp(-x)),
+    grad=(lambda dy, y, x: dy * (sigm(x) * (1 + x - y)),),
+    doc="x * sigm(x). Ramachandran et al., arXiv:1710.05941.")
+
+mish = elementwise(
+    "mish", "x", rule="Float", c="a * vm::tanh(vm::max(a, T(0)) + vm::log1p(vm::exp(-vm::abs(a))))",
+    reference=lambda x: x * np.tanh(np.logaddexp(0, x)),
+    grad=(lambda dy, y, x: dy * (tanh(softplus(x)) + x * sigm(x) * (1 - square(tanh(softplus(x))))),),
+    doc="x * tanh(softplus(x)). Misra, arXiv:1908.08681.")
+
+hardsigmoid = elementwise(
+    "hardsigmoid", "x", rule="Float", c="vm::min(vm::max((a + T(3)) / T(6), T(0)), T(1))",
+    reference=lambda x: np.clip((x + 3) / 6, 0, 1), domain=([(-5, -3.1), (-2.9, 2.9), (3.1, 5)],),
+    grad=(lambda dy, y, x: where(logical_and(y > 0, y < 1), dy * (1 / 6), 0),),
+    doc="(x + 3) / 6 between -3 and 3, 0 below, 1 above.")
+
+hardswish = elementwise(
+    "hardswish", "x", rule="Float", c="a * vm::min(vm::max((a + T(3)) / T(6), T(0)), T(1))",
+    reference=lambda x: x * np.clip((x + 3) / 6, 0, 1), domain=([(-5, -3.1), (-2.9, 2.9), (3.1, 5)],),
+    grad=(lambda dy, y, x: dy * where(x <= -3, 0, where(x >= 3, 1, x * (1 / 3) + 0.5)),),
+    doc="x * hardsigmoid(x).")
+
+hardtanh = elementwise(
+    "hardtanh", "x", c="vm::min(vm::max(a, T(-1)), T(1))", rule="Float", reference=lambda x: np.clip(x, -1, 1),
+    domain=([(-2, -1.1), (-0.9, 0.9), (1.1, 2)],),
+    grad=(lambda dy, y, x: where(logical_and(y > -1, y < 1), dy, 0),),
+    doc="x between -1 and 1, and no more.")
+
+
+# ---- special functions
+
+erf = elementwise(
+    "erf", "x", rule="Float", c="vm::erf(a)", reference=_each(math.erf),
+    grad=(lambda dy, y, x: dy * exp(-x * x) * (2 / math.sqrt(PI)),),
+    doc="The error function, 2 / sqrt(pi) times the integral of exp(-t**2) from 0 to x.")
+
+erfc = elementwise(
+    "erfc", "x", rule="Float", c="vm::erfc(a)", reference=_each(math.erfc),
+    grad=(lambda dy, y, x: dy * exp(-x * x) * (-2 / math.sqrt(PI)),),
+    doc="1 - erf(x), exact for large x.")
+
+
+def _mp(name):
+    """A reference from mpmath."""
+    def reference(*xs):
+        import mpmath
+        return np.vectorize(lambda *v: float(getattr(mpmath, name)(*v)), otypes=[float])(*xs)
+    return reference
+
+
+erfinv = elementwise(
+    "erfinv", "x", rule="Float", c="vm::erfinv(a)", reference=_mp("erfinv"), domain=(-0.9, 0.9),
+    grad=(lambda dy, y, x: dy * exp(y * y) * (math.sqrt(PI) / 2),),
+    doc="The number whose error function is x.")
+
+lgamma = elementwise(
+    "lgamma", "x", rule="Float", c="vm::lgamma(a)", aliases=("gammaln", "loggamma"), reference=_each(math.lgamma),
+    domain=(0.3, 4),
+    grad=(lambda dy, y, x: dy * digamma(x),),
+    doc="The logarithm of |gamma(x)|.")
+
+# gamma is negative exactly where x < 0 and floor(x) is odd.
+gamma = elementwise(
+    "gamma", "x", rule="Float", reference=_each(math.gamma), domain=(0.3, 4),
+    c="vm::select(a < T(0) && vm::floor(a) != T(2) * vm::floor(a * T(0.5)), -vm::exp(vm::lgamma(a)), "
+      "vm::exp(vm::lgamma(a)))",
+    grad=(lambda dy, y, x: dy * y * digamma(x),),
+    doc="The gamma function, (x - 1)! for whole numbers.")
+
+digamma = elementwise(
+    "digamma", "x", rule="Float", c="vm::digamma(a)", reference=_mp("digamma"), domain=(0.5, 4),
+    grad=(lambda dy, y, x: dy * trigamma(x),),
+    doc="The derivative of lgamma.")
+
+trigamma = elementwise(
+    "trigamma", "x", rule="Float", c="vm::polygamma(T(1), a)", domain=(0.5, 4), ints=(1, 9),
+    reference=lambda x: polygamma.reference(1, x),
+    grad=(lambda dy, y, x: dy * polygamma(2, x),),
+    doc="The second derivative of lgamma.")
+
+polygamma = elementwise(
+    "polygamma", "n, x", rule="Float", c="vm::polygamma(a, b)", domain=(0.5, 4), ints=(1, 9),
+    reference=lambda n, x: _mp("polygamma")(np.floor(n), x),
+    grad=(None, lambda dy, y, n, x: dy * polygamma(n + 1, x)),
+    doc="The derivative of order n + 1 of lgamma; n is a whole number, at least 1.")
