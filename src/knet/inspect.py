@@ -1,0 +1,137 @@
+"""Looking inside: plans in words, memory, settings."""
+from dataclasses import dataclass, field
+
+from . import _core
+
+
+def explain(f, *args, stages=False, **kwargs):
+    """Call `f(*args, **kwargs)` and tell what the engine ran for it.
+
+    Returns an `Explanation`: printing it shows, for each program that ran, its kernels with what was fused into them, bytes
+    read and written, peak memory, the source lines that it came from, and whether it was planned anew and why.
+    `.text("simplified")` shows a stage: recorded, differentiated, simplified, batched, fused, placed or program;
+    `stages=True` prints them all. `.result` is what `f` returned.
+    """
+    runs = []
+    lines = _core.keep_lines()
+    _core.run()  # what was pending before is not part of the answer
+    _core.set_keep_lines(True)
+    _core.report(runs.append)
+    try:
+        result = f(*args, **kwargs)
+        _core.run()
+    finally:
+        _core.report(None)
+        _core.set_keep_lines(lines)
+    return Explanation(result, runs, stages)
+
+
+STAGES = ("recorded", "differentiated", "simplified", "batched", "fused", "placed", "program")
+
+
+@dataclass
+class Explanation:
+    """What `explain` saw: one entry of `runs` (a dictionary) for each program that ran."""
+    result: object
+    runs: list = field(repr=False)
+    stages: bool = False
+
+    @property
+    def kernels(self):
+        """Kernels that were run, in all programs."""
+        return sum(run["kernels"] for run in self.runs)
+
+    def text(self, stage="program"):
+        """One stage of every program, as text."""
+        if stage not in STAGES:
+            raise ValueError(f"[explain] no stage {stage!r}. The stages are {', '.join(STAGES)}.")
+        return "\n".join(run[stage] for run in self.runs)
+
+    def __str__(self):
+        if not self.runs:
+            return "nothing ran: every value was there already"
+        parts = []
+        for i, run in enumerate(self.runs):
+            state = f"planned anew: {run['difference']}" if run["fresh"] else "a known plan"
+            parts.append(f"program {i + 1} of {len(self.runs)} ({state})\n"
+                         f"  {run['kernels']} kernels, arena {show_bytes(run['arena_bytes'])} "
+                         f"(liveness needs {show_bytes(run['live_bytes'])}), results {show_bytes(run['output_bytes'])}")
+            if self.stages:
+                parts += [f"-- {stage}\n{run[stage]}" for stage in STAGES]
+            else:
+                parts.append(run["program"])
+            where = sorted({f"{file}:{line}" for file, line in run["lines"].values()})
+            if where:
+                parts.append("from " + ", ".join(where))
+        return "\n".join(parts)
+
+    __repr__ = __str__
+
+
+def show_bytes(n):
+    """12345 as '12.3 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n) < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+
+
+class Memory(dict):
+    """What `memory` returns: a dictionary that prints itself in words."""
+
+    def __repr__(self):
+        return (f"memory: {show_bytes(self['live'])} live, peak {show_bytes(self['peak'])}, "
+                f"{show_bytes(self['pooled'])} pooled for reuse\n"
+                f"plans: {self['plans']} kept in {show_bytes(self['plan_bytes'])}, {self['plan_hits']} hits, "
+                f"{self['plan_misses']} misses, {self['evicted']} evicted; {self['templates']} derivative templates; "
+                f"{self['pending']} operations pending")
+
+
+def memory():
+    """Bytes in arrays now (`live`), at most so far (`peak`), kept for reuse (`pooled`), and the state of the plan cache.
+
+    A dictionary with counts: live, peak, pooled (bytes), plans, plan_bytes, plan_hits, plan_misses, runs, evicted, templates,
+    pending.
+    """
+    return Memory(_core.memory())
+
+
+def trim():
+    """Give memory that is kept for reuse back to the system, and forget all plans."""
+    _core.clear_plans()
+    _core.trim()
+
+
+class _Setting:
+    def __init__(self, get, set, doc):
+        self._get, self._set, self.__doc__ = get, set, doc
+
+    def __get__(self, obj, cls=None):
+        return self if obj is None else self._get()
+
+    def __set__(self, obj, value):
+        self._set(value)
+
+
+class _Config:
+    """Settings, read and written as attributes: `knet.config.threads = 2`."""
+    __slots__ = ()
+
+    threads = _Setting(_core.threads, _core.set_threads, "Threads that compute, the caller included.")
+    dtype = _Setting(_core.default_dtype, _core.set_default_dtype, "The dtype of Python floats and of new arrays.")
+    lines = _Setting(_core.keep_lines, _core.set_keep_lines, "Note the source line of every operation.")
+    pending = _Setting(_core.pending_limit, _core.set_pending_limit, "Operations that may wait before they are run.")
+    pending_bytes = _Setting(_core.pending_bytes, _core.set_pending_bytes, "Bytes of results that may wait.")
+    plan_bytes = _Setting(_core.plan_cache_bytes, _core.set_plan_cache_bytes, "Bytes that the plan cache may take.")
+
+    def __setattr__(self, name, value):
+        if name not in _settings:
+            raise AttributeError(f"[config] no setting {name!r}. The settings are {', '.join(_settings)}.")
+        super().__setattr__(name, value)
+
+    def __repr__(self):
+        return "\n".join(f"{name} = {getattr(self, name)!r}  # {getattr(_Config, name).__doc__}" for name in _settings)
+
+
+_settings = [name for name, x in vars(_Config).items() if isinstance(x, _Setting)]
+config = _Config()
