@@ -1,0 +1,10 @@
+// The tile interpreter: fused elementwise programs, with reductions at their ends, on the CPU (native/device.h, TileProgram).
+#pragma once
+#include "device.h"
+
+namespace knet::cpu {
+
+std::unique_ptr<Step> make_tile(const TileProgram&);
+int64_t tile_max_row();  // longest row whose reductions are worth fusing
+
+}  // namespace knet::cpu

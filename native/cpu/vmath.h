@@ -1,0 +1,639 @@
+// Elementary functions for vectorised loops: branch-free, inlined, on float, double and (where it means something) integers.
+//
+// The compiler turns a loop over them into vector code for the instruction set that the file is built for. Everything lives
+// in an inline namespace named after that instruction set, so that the linker can never mix the copies.
+// Polynomials are interpolations at Chebyshev nodes in 60 digits; the relative error of each stands beside it.
+// float functions that need more than float inside (sin, erf, pow...) compute in double, which vectorises at half the width.
+// double functions without a vector form here (erf, cbrt, pow, inverse and hyperbolic ones) are calls to the C library.
+#pragma once
+#include <stdint.h>
+#include <type_traits>
+
+#define KNET_VM static inline __attribute__((always_inline))
+
+namespace knet::vm {
+#ifdef KNET_ISA
+inline namespace KNET_ISA {
+#endif
+
+template <class T>
+concept Int = std::is_integral_v<T>;
+template <class T>
+concept Flt = std::is_same_v<T, float> || std::is_same_v<T, double>;
+
+KNET_VM uint32_t bits(float x) { return __builtin_bit_cast(uint32_t, x); }
+KNET_VM uint64_t bits(double x) { return __builtin_bit_cast(uint64_t, x); }
+KNET_VM float from_bits(uint32_t x) { return __builtin_bit_cast(float, x); }
+KNET_VM double from_bits(uint64_t x) { return __builtin_bit_cast(double, x); }
+
+inline constexpr uint64_t kSign64 = uint64_t(1) << 63;
+inline constexpr double kInf = __builtin_inf(), kNaN = __builtin_nan("");
+
+// c0 + c1 x + c2 x^2 + ...
+template <class T>
+KNET_VM T poly(T, T c) { return c; }
+template <class T, class... C>
+KNET_VM T poly(T x, T c, C... more) { return c + x * poly(x, T(more)...); }
+
+// ---- selection, sign, order ----
+
+template <class C, class T>
+KNET_VM T select(C c, T x, T y) { return c ? x : y; }
+
+KNET_VM float abs(float x) { return from_bits(bits(x) & 0x7fffffffu); }
+KNET_VM double abs(double x) { return from_bits(bits(x) & ~kSign64); }
+template <Int T>
+KNET_VM T abs(T x) { return x < T(0) ? T(std::make_unsigned_t<T>(0) - std::make_unsigned_t<T>(x)) : x; }
+KNET_VM bool abs(bool x) { return x; }
+KNET_VM float copysign(float x, float s) { return from_bits((bits(x) & 0x7fffffffu) | (bits(s) & 0x80000000u)); }
+KNET_VM double copysign(double x, double s) { return from_bits((bits(x) & ~kSign64) | (bits(s) & kSign64)); }
+KNET_VM bool signbit(float x) { return bits(x) >> 31; }
+KNET_VM bool signbit(double x) { return bits(x) >> 63; }
+template <Int T>
+KNET_VM bool signbit(T x) { return x < T(0); }
+template <Flt T>
+KNET_VM bool isnan(T x) { return x != x; }
+template <Flt T>
+KNET_VM bool isinf(T x) { return abs(x) == T(kInf); }
+template <Flt T>
+KNET_VM bool isfinite(T x) { return abs(x) < T(kInf); }
+template <Int T>
+KNET_VM bool isnan(T) { return false; }
+template <Int T>
+KNET_VM bool isinf(T) { return false; }
+template <Int T>
+KNET_VM bool isfinite(T) { return true; }
+
+// -1, 0 or 1; NaN stays.
+template <Flt T>
+KNET_VM T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x == 0 ? T(0) : x; }
+template <Int T>
+KNET_VM T sign(T x) { return T((x > T(0)) - (x < T(0))); }
+
+// NaN wins in max and min, loses in fmax and fmin.
+template <Flt T>
+KNET_VM T max(T a, T b) { return (a > b) | (a != a) ? a : b; }
+template <Flt T>
+KNET_VM T min(T a, T b) { return (a < b) | (a != a) ? a : b; }
+template <Flt T>
+KNET_VM T fmax(T a, T b) { return (a >= b) | (b != b) ? a : b; }
+template <Flt T>
+KNET_VM T fmin(T a, T b) { return (a <= b) | (b != b) ? a : b; }
+template <Int T>
+KNET_VM T max(T a, T b) { return a > b ? a : b; }
+template <Int T>
+KNET_VM T min(T a, T b) { return a < b ? a : b; }
+template <Int T>
+KNET_VM T fmax(T a, T b) { return a > b ? a : b; }
+template <Int T>
+KNET_VM T fmin(T a, T b) { return a < b ? a : b; }
+
+// ---- rounding, roots ----
+
+KNET_VM float floor(float x) { return __builtin_floorf(x); }
+KNET_VM double floor(double x) { return __builtin_floor(x); }
+KNET_VM float ceil(float x) { return __builtin_ceilf(x); }
+KNET_VM double ceil(double x) { return __builtin_ceil(x); }
+KNET_VM float trunc(float x) { return __builtin_truncf(x); }
+KNET_VM double trunc(double x) { return __builtin_trunc(x); }
+KNET_VM float rint(float x) { return __builtin_rintf(x); }
+KNET_VM double rint(double x) { return __builtin_rint(x); }
+template <Int T>
+KNET_VM T floor(T x) { return x; }
+template <Int T>
+KNET_VM T ceil(T x) { return x; }
+template <Int T>
+KNET_VM T trunc(T x) { return x; }
+template <Int T>
+KNET_VM T rint(T x) { return x; }
+KNET_VM float sqrt(float x) { return __builtin_sqrtf(x); }
+KNET_VM double sqrt(double x) { return __builtin_sqrt(x); }
+
+// ---- exponentials ----
+
+// Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
+inline constexpr float kRound32 = 0x1.8p23f;
+inline constexpr double kRound64 = 0x1.8p52;
+
+KNET_VM float pow2i(int32_t k) { return from_bits(uint32_t(k + 127) << 23); }
+KNET_VM double pow2i(int64_t k) { return from_bits(uint64_t(k + 1023) << 52); }
+// m * 2^k in two steps, so that results near overflow and subnormal ones come out right.
+KNET_VM float scale(float m, int32_t k) {
+  int32_t h = k >> 1;
+  return m * pow2i(h) * pow2i(k - h);
+}
+KNET_VM double scale(double m, int64_t k) {
+  int64_t h = int32_t(k) >> 1;
+  return m * pow2i(h) * pow2i(k - h);
+}
+
+// (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2: 7.7e-9 and 1.3e-17, times r^2.
+KNET_VM float exp_tail(float r) {
+  return poly(r, 0.5f, 1.666657478e-01f, 4.166655242e-02f, 8.363472298e-03f, 1.392655075e-03f);
+}
+KNET_VM double exp_tail(double r) {
+  return poly(r, 0x1.0000000000001p-1, 0x1.5555555555556p-3, 0x1.5555555553c6ep-5, 0x1.1111111110968p-7,
+              0x1.6c16c178eacddp-10, 0x1.a01a01a7fe886p-13, 0x1.a019b79e1be34p-16, 0x1.71de0ccc924eep-19,
+              0x1.289337bb69512p-22, 0x1.af3ac01ffae9ap-26);
+}
+
+// x = k ln 2 + r
+struct Reduced32 { float r; int32_t k; };
+struct Reduced64 { double r; int64_t k; };
+KNET_VM Reduced32 exp_reduce(float x) {
+  float t = x * 1.44269504f + kRound32, k = t - kRound32;
+  return {x - k * 0x1.62e4p-1f - k * 0x1.7f7d1cp-20f, int32_t(bits(t) - bits(kRound32))};
+}
+KNET_VM Reduced64 exp_reduce(double x) {
+  double t = x * 1.4426950408889634 + kRound64, k = t - kRound64;
+  return {x - k * 0x1.62e42fefa2p-1 - k * 0x1.9ef35793c7673p-41, int64_t(bits(t) - bits(kRound64))};
+}
+template <class T>
+KNET_VM T clamp(T x, T lo, T hi) { x = x < lo ? lo : x; return x > hi ? hi : x; }  // NaN stays
+
+KNET_VM float exp(float x) {
+  Reduced32 a = exp_reduce(clamp(x, -105.0f, 89.0f));
+  return scale(1.0f + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+}
+KNET_VM double exp(double x) {
+  Reduced64 a = exp_reduce(clamp(x, -750.0, 710.0));
+  return scale(1.0 + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+}
+KNET_VM double exp2(double x) {
+  x = clamp(x, -1080.0, 1025.0);
+  double t = x + kRound64, r = (x - (t - kRound64)) * 0.6931471805599453;
+  return scale(1.0 + (r + r * r * exp_tail(r)), int64_t(bits(t) - bits(kRound64)));
+}
+KNET_VM float exp2(float x) { return float(exp2(double(x))); }
+KNET_VM double exp10(double x) {
+  x = clamp(x, -330.0, 310.0);
+  double t = x * 3.321928094887362 + kRound64, k = t - kRound64;
+  double r = ((x - k * 0x1.34413509f6p-2) - k * 0x1.9fef311f12b36p-42) * 2.302585092994046;
+  return scale(1.0 + (r + r * r * exp_tail(r)), int64_t(bits(t) - bits(kRound64)));
+}
+KNET_VM float exp10(float x) { return float(exp10(double(x))); }
+// 2^k (p + (1 - 2^-k)): no cancellation, since p = exp(r) - 1 is never near -1.
+KNET_VM double expm1(double x) {
+  Reduced64 a = exp_reduce(clamp(x, -50.0, 710.0));
+  double p = a.r + a.r * a.r * exp_tail(a.r);
+  double y = scale(p + (1.0 - pow2i(-a.k)), a.k);
+  y = a.k == 0 ? p : y;
+  y = a.k > 1000 ? scale(1.0 + p, a.k) : y;  // 2^-k would be subnormal
+  return x == 0 ? x : y;
+}
+KNET_VM float expm1(float x) { return float(expm1(double(x))); }
+
+// ---- logarithms ----
+
+inline constexpr uint32_t kSqrtHalf32 = 0x3f3504f3;  // bits of sqrt(1/2)
+inline constexpr uint64_t kSqrtHalf64 = 0x3fe6a09e667f3bcd;
+
+// x = 2^e m with sqrt(1/2) <= m < sqrt(2); subnormal x too.
+struct Split32 { float m, e; };
+struct Split64 { double m, e; };
+KNET_VM Split32 split(float x) {
+  bool tiny = x < 0x1p-126f;
+  uint32_t i = bits(tiny ? x * 0x1p25f : x) - kSqrtHalf32;
+  return {from_bits((i & 0x7fffffu) + kSqrtHalf32), float(int32_t(i) >> 23) - (tiny ? 25.0f : 0.0f)};
+}
+KNET_VM Split64 split(double x) {
+  bool tiny = x < 0x1p-1022;
+  uint64_t i = bits(tiny ? x * 0x1p54 : x) - kSqrtHalf64;
+  double e = double(int32_t(i >> 32) >> 20);
+  return {from_bits((i & uint64_t(0xfffffffffffff)) + kSqrtHalf64), e - (tiny ? 54.0 : 0.0)};
+}
+template <class T>
+KNET_VM T log_special(T x, T y) {
+  y = x < T(kInf) ? y : x;  // infinity and NaN
+  y = x == 0 ? T(-kInf) : y;
+  return x < 0 ? T(kNaN) : y;
+}
+KNET_VM float log(float x) {
+  Split32 a = split(x);
+  float f = a.m - 1.0f;
+  // (log(1 + f) - f + f^2/2) / f^3: 2.8e-9 of the logarithm
+  float p = poly(f, 3.333333135e-01f, -2.499999702e-01f, 2.000071555e-01f, -1.666780263e-01f, 1.424905807e-01f,
+                 -1.242568716e-01f, 1.168541983e-01f, -1.147973388e-01f, 6.971611828e-02f);
+  // e ln 2 + f exactly as hi + lo: near x = 0.7 both cancel.
+  float eh = a.e * 0x1.62e4p-1f, hi = eh + f, lo = (eh - hi) + f;
+  float f2 = f * f;
+  return log_special(x, hi + (lo + (a.e * 0x1.7f7d1cp-20f - (0.5f * f2 - f2 * f * p))));
+}
+// log(2^e (1 + f) + c) with a correction c far below the rest
+KNET_VM double log_of(double f, double e, double c) {
+  double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
+  // (log((1 + s)/(1 - s)) - 2 s) / s^3: 8.5e-18 times s^2
+  double r = z * poly(z, 0x1.5555555555558p-1, 0x1.9999999995273p-2, 0x1.2492492dfd86cp-2, 0x1.c71c62d5e53e0p-3,
+                      0x1.7462b91b8df65p-3, 0x1.39fdcceb4bb45p-3, 0x1.2b5f68a50d903p-3);
+  return e * 0x1.62e42fefa2p-1 - ((h - (s * (h + r) + (e * 0x1.9ef35793c7673p-41 + c))) - f);
+}
+KNET_VM double log(double x) {
+  Split64 a = split(x);
+  return log_special(x, log_of(a.m - 1.0, a.e, 0.0));
+}
+KNET_VM double log1p(double x) {
+  double u = 1.0 + x, c = x < 1.0 ? x - (u - 1.0) : 1.0 - (u - x);  // 1 + x = u + c exactly
+  c = (u > 0) & (u < kInf) ? c / u : 0.0;
+  Split64 a = split(u);
+  double y = log_special(u, log_of(a.m - 1.0, a.e, c));
+  return x == 0 ? x : y;
+}
+KNET_VM float log1p(float x) { return float(log1p(double(x))); }
+KNET_VM float log2(float x) {
+  double d = x;
+  Split64 a = split(d);
+  return log_special(x, float(a.e + log_of(a.m - 1.0, 0.0, 0.0) * 1.4426950408889634));
+}
+KNET_VM double log2(double x) { return __builtin_log2(x); }
+KNET_VM float log10(float x) { return float(log(double(x)) * 0.4342944819032518); }
+KNET_VM double log10(double x) { return __builtin_log10(x); }
+
+// ---- the squashing functions ----
+
+KNET_VM float tanh(float x) {
+  float a = abs(x), z = a * a;
+  // (tanh(x) - x) / x^3 for x < 0.6: 1.3e-8 times x^2
+  float small = a + a * z * poly(z, -3.333333135e-01f, 1.333291531e-01f, -5.387394875e-02f, 2.111095935e-02f,
+                                 -6.269119680e-03f);
+  float big = 1.0f - 2.0f / (exp(a + a) + 1.0f);
+  return copysign(a < 0.6f ? small : big, x);
+}
+KNET_VM double tanh(double x) {
+  double a = abs(x);
+  a = a > 22.0 ? 22.0 : a;
+  double e = expm1(a + a);
+  return copysign(e / (e + 2.0), x);
+}
+// 1 / (1 + exp(-x)) = (1 or z) / (1 + z) with z = exp(-|x|)
+KNET_VM float sigm(float x) {
+  float m = -abs(x);
+  Reduced32 a = exp_reduce(m < -105.0f ? -105.0f : m);
+  // exp with the rounding error of its last addition: it would cost half an ulp of the result.
+  float p = a.r + a.r * a.r * exp_tail(a.r), h = 1.0f + p, l = p - (h - 1.0f);
+  int32_t k = a.k >> 1;
+  float s1 = pow2i(k), s2 = pow2i(a.k - k), z = h * s1 * s2, zl = l * s1 * s2;
+  float s = 1.0f + z, sl = (z - (s - 1.0f)) + zl;
+  float n = x >= 0 ? 1.0f : z, nl = x >= 0 ? 0.0f : zl, r = 1.0f / s;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  float q = n * r;
+  return q + (__builtin_fmaf(-q, s, n) + (nl - q * sl)) * r;
+#else
+  float q = n / s;
+  return q + (nl - q * sl) * r;
+#endif
+}
+KNET_VM double sigm(double x) {
+  double z = exp(-abs(x));
+  return (x >= 0 ? 1.0 : z) / (1.0 + z);
+}
+
+// ---- trigonometry ----
+
+// Valid for |x| up to kWide; the namespace `wide` below has the functions for all numbers.
+inline constexpr double kWide = 1e6;
+
+// x = k pi/2 + r + t, t below the last bit of r
+struct Quadrant { double r, t; int64_t k; };
+KNET_VM Quadrant quadrant(double x) {
+  double u = x * 0.6366197723675814 + kRound64, k = u - kRound64;
+  // pi/2 in parts of 33, 33 and 53 bits: the first two products are exact.
+  double a = x - k * 0x1.921fb544p+0, w = k * 0x1.0b4611a6p-34, b = a - w;
+  double t = ((a - b) - w) - k * 0x1.3198a2e037073p-69;
+  double r = b + t;
+  return {r, (b - r) + t, int64_t(bits(u))};
+}
+KNET_VM double sin_of(double r, double t) {
+  double z = r * r;
+  double p = poly(z, -0x1.5555555555555p-3, 0x1.1111111110ba5p-7, -0x1.a01a019e8069ap-13, 0x1.71de3792528abp-19,
+                  -0x1.ae60069ee3ecfp-26, 0x1.5e09858a97437p-33);  // 1.8e-17
+  return r + (r * z * p + t * (1.0 - 0.5 * z));
+}
+KNET_VM double cos_of(double r, double t) {
+  double z = r * r, h = 0.5 * z, w = 1.0 - h;
+  double p = poly(z, 0x1.5555555555555p-5, -0x1.6c16c16c16960p-10, 0x1.a01a019f4d0f0p-16, -0x1.27e4fa15bdc69p-22,
+                  0x1.1eeb66b6cb12cp-29, -0x1.907c0e977e8bdp-37);  // 8.4e-19
+  return w + (((1.0 - w) - h) + (z * z * p - r * t));
+}
+KNET_VM double turn(double s, double c, int64_t k) {  // sin(r + k pi/2)
+  double y = k & 1 ? c : s;
+  return from_bits(bits(y) ^ (uint64_t(k & 2) << 62));
+}
+KNET_VM double sin(double x) {
+  Quadrant q = quadrant(x);
+  double y = turn(sin_of(q.r, q.t), cos_of(q.r, q.t), q.k);
+  return x == 0 ? x : y;
+}
+KNET_VM double cos(double x) {
+  Quadrant q = quadrant(x);
+  return turn(sin_of(q.r, q.t), cos_of(q.r, q.t), q.k + 1);
+}
+KNET_VM double tan(double x) {
+  Quadrant q = quadrant(x);
+  double s = sin_of(q.r, q.t), c = cos_of(q.r, q.t);
+  double y = q.k & 1 ? -c / s : s / c;
+  return x == 0 ? x : y;
+}
+struct Short { double s, c; int64_t k; };
+KNET_VM Short short_sincos(float x) {
+  double u = double(x) * 0.6366197723675814 + kRound64, k = u - kRound64;
+  double r = (double(x) - k * 0x1.921fb544p+0) - k * 0x1.0b4611a62633p-34, z = r * r;
+  double s = poly(z, -0x1.555555545c0fdp-3, 0x1.11110dea5f29ep-7, -0x1.a013a116ee9c5p-13, 0x1.6dbbee63fbd5cp-19);  // 1.7e-11
+  double c = poly(z, 0x1.5555555502261p-5, -0x1.6c16bf51b1490p-10, 0x1.a015c028ae9c5p-16, -0x1.2522e707282ddp-22);  // 8.6e-13
+  return {r + r * z * s, (1.0 - 0.5 * z) + z * z * c, int64_t(bits(u))};
+}
+KNET_VM float sin(float x) {
+  Short a = short_sincos(x);
+  float y = float(turn(a.s, a.c, a.k));
+  return x == 0 ? x : y;
+}
+KNET_VM float cos(float x) {
+  Short a = short_sincos(x);
+  return float(turn(a.s, a.c, a.k + 1));
+}
+KNET_VM float tan(float x) {
+  Short a = short_sincos(x);
+  float y = float(a.k & 1 ? -a.c / a.s : a.s / a.c);
+  return x == 0 ? x : y;
+}
+
+KNET_VM double atan_unit(double x) {  // 0 <= x <= 1, 2.1e-10
+  double z = x * x;
+  return x + x * z * poly(z, -0x1.5555554e74b35p-2, 0x1.99998c8c70e06p-3, -0x1.249035356f79fp-3, 0x1.c6d94a4e392f4p-4,
+                          -0x1.72251c83739b9p-4, 0x1.2fd217ccc6a7ap-4, -0x1.d7eaf8f924fc4p-5, 0x1.39fa7ae12ac35p-5,
+                          -0x1.3b92d4977ae50p-6, 0x1.96cc733874da8p-8, -0x1.eae3fce3e9b57p-11);
+}
+inline constexpr double kPi = 3.14159265358979323846;
+// atan2 good to 2e-10 relative, enough for a float
+KNET_VM double short_atan2(double y, double x) {
+  double ax = abs(x), ay = abs(y), hi = ax > ay ? ax : ay, lo = ax > ay ? ay : ax;
+  double q = lo / hi;
+  q = hi == 0 ? 0.0 : q;
+  q = lo == kInf ? 1.0 : q;
+  double a = atan_unit(q);
+  a = ay > ax ? kPi / 2 - a : a;
+  a = signbit(x) ? kPi - a : a;
+  a = copysign(a, y);
+  return (x != x) | (y != y) ? x + y : a;
+}
+KNET_VM float atan(float x) { return float(short_atan2(double(x), 1.0)); }
+KNET_VM float atan2(float y, float x) { return float(short_atan2(double(y), double(x))); }
+KNET_VM float asin(float x) {
+  double d = x;
+  return float(short_atan2(d, sqrt((1.0 - d) * (1.0 + d))));
+}
+KNET_VM float acos(float x) {
+  double d = x;
+  return float(short_atan2(sqrt((1.0 - d) * (1.0 + d)), d));
+}
+KNET_VM double atan(double x) { return __builtin_atan(x); }
+KNET_VM double atan2(double y, double x) { return __builtin_atan2(y, x); }
+KNET_VM double asin(double x) { return __builtin_asin(x); }
+KNET_VM double acos(double x) { return __builtin_acos(x); }
+
+// ---- hyperbolic ----
+
+KNET_VM float sinh(float x) {
+  double e = expm1(abs(double(x)));
+  double y = 0.5 * (e + e / (e + 1.0));
+  return copysign(float(e < kInf ? y : e), x);
+}
+KNET_VM float cosh(float x) {
+  double e = exp(abs(double(x)));
+  return float(0.5 * (e + 1.0 / e));
+}
+KNET_VM float asinh(float x) {
+  double a = abs(double(x)), z = a * a;
+  double t = a + z / (1.0 + sqrt(1.0 + z));
+  return copysign(float(log1p(a < kInf ? t : a)), x);
+}
+KNET_VM float acosh(float x) {
+  double t = double(x) - 1.0;
+  return float(log1p(t + sqrt(t * (t + 2.0))));
+}
+KNET_VM float atanh(float x) {
+  double a = abs(double(x));
+  return copysign(float(0.5 * log1p(2.0 * a / (1.0 - a))), x);
+}
+KNET_VM double sinh(double x) { return __builtin_sinh(x); }
+KNET_VM double cosh(double x) { return __builtin_cosh(x); }
+KNET_VM double asinh(double x) { return __builtin_asinh(x); }
+KNET_VM double acosh(double x) { return __builtin_acosh(x); }
+KNET_VM double atanh(double x) { return __builtin_atanh(x); }
+
+// ---- powers ----
+
+KNET_VM float cbrt(float x) {
+  float y = copysign(float(exp(log(abs(double(x))) * (1.0 / 3.0))), x);
+  return x == x ? y : x;
+}
+KNET_VM double cbrt(double x) { return __builtin_cbrt(x); }
+KNET_VM float hypot(float x, float y) {
+  double a = x, b = y;
+  float r = float(sqrt(a * a + b * b));
+  return isinf(x) | isinf(y) ? float(kInf) : r;
+}
+KNET_VM double hypot(double x, double y) { return __builtin_hypot(x, y); }
+KNET_VM float pow(float x, float y) {
+  double a = abs(double(x)), b = y;
+  double r = exp(b * log(a));
+  r = (a == 1.0) & (b == b) ? 1.0 : r;  // also for an infinite exponent
+  float h = y * 0.5f;
+  bool whole = rint(y) == y, odd = whole & (rint(h) != h), negative = signbit(x);
+  float s = from_bits(bits(float(r)) ^ (uint32_t(odd & negative) << 31));
+  s = (x < 0) & !whole & (x > float(-kInf)) ? float(kNaN) : s;
+  s = (x != x) | (y != y) ? x + y : s;
+  return (y == 0) | (x == 1.0f) ? 1.0f : s;
+}
+KNET_VM double pow(double x, double y) { return __builtin_pow(x, y); }
+// By squaring, modulo 2^bits. A negative exponent gives the integer part of the true value.
+template <Int T>
+KNET_VM T pow(T x, T y) {
+  if constexpr (std::is_signed_v<T>) {
+    if (y < 0) return x == 1 ? T(1) : x == T(-1) ? (y & 1 ? T(-1) : T(1)) : T(0);
+  }
+  uint64_t r = 1, b = uint64_t(x);
+  for (auto n = uint64_t(y); n; n >>= 1) {
+    r = n & 1 ? r * b : r;
+    b *= b;
+  }
+  return T(r);
+}
+KNET_VM double logaddexp(double a, double b) {
+  double m = a > b ? a : b, d = abs(a - b);
+  double y = m + log1p(exp(-d));
+  y = a == b ? a + 0.6931471805599453 : y;  // also infinities of one sign
+  return (a != a) | (b != b) ? a + b : y;
+}
+KNET_VM float logaddexp(float a, float b) { return float(logaddexp(double(a), double(b))); }
+
+// ---- division with remainder, as in Python and NumPy ----
+
+KNET_VM float fmod(float a, float b) { return __builtin_fmodf(a, b); }
+KNET_VM double fmod(double a, double b) { return __builtin_fmod(a, b); }
+template <Flt T>
+KNET_VM T floormod(T a, T b) {
+  T m = fmod(a, b);
+  T s = (m != 0) & ((m < 0) != (b < 0)) ? m + b : m;
+  return m == 0 && b == b ? copysign(T(0), b) : s;
+}
+template <Flt T>
+KNET_VM T floordiv(T a, T b) {
+  if (b == 0) return a / b;
+  T m = fmod(a, b), d = (a - m) / b;
+  if (m != 0 && (b < 0) != (m < 0)) d -= T(1);
+  if (d == 0) return copysign(T(0), a / b);
+  T f = floor(d);
+  return d - f > T(0.5) ? f + T(1) : f;
+}
+// Integers: division by zero gives 0, and the most negative number over -1 wraps, both as in NumPy.
+template <Int T>
+KNET_VM bool whole_division(T a, T b) {  // can the processor divide?
+  if constexpr (std::is_signed_v<T>) return b != 0 && !(b == T(-1) && a == T(uint64_t(1) << (8 * sizeof(T) - 1)));
+  return b != 0;
+}
+template <Int T>
+KNET_VM T fmod(T a, T b) { return whole_division(a, b) ? T(a % b) : T(0); }
+template <Int T>
+KNET_VM T floormod(T a, T b) {
+  if (!whole_division(a, b)) return T(0);
+  T m = T(a % b);
+  if constexpr (std::is_signed_v<T>) {
+    if (m != 0 && (m < 0) != (b < 0)) m = T(m + b);
+  }
+  return m;
+}
+template <Int T>
+KNET_VM T floordiv(T a, T b) {
+  if (!whole_division(a, b)) return b == 0 ? T(0) : a;
+  T q = T(a / b);
+  if constexpr (std::is_signed_v<T>) {
+    if (q * b != a && (a < 0) != (b < 0)) q = T(q - 1);
+  }
+  return q;
+}
+
+// Shifts by the width or more give what infinitely many single shifts would; negative counts too.
+template <Int T>
+KNET_VM T shift_left(T a, T n) { return uint64_t(n) < 8 * sizeof(T) ? T(std::make_unsigned_t<T>(a) << (n & T(8 * sizeof(T) - 1))) : T(0); }
+template <Int T>
+KNET_VM T shift_right(T a, T n) {
+  return uint64_t(n) < 8 * sizeof(T) ? T(a >> (n & T(8 * sizeof(T) - 1))) : a < T(0) ? T(-1) : T(0);
+}
+KNET_VM bool shift_left(bool a, bool n) { return a & !n; }
+KNET_VM bool shift_right(bool a, bool n) { return a & !n; }
+
+// ---- special functions ----
+
+KNET_VM float erf(float x) {
+  double a = abs(double(x)), z = a * a;
+  double small = a * poly(z, 0x1.20dd7504045d6p+0, -0x1.81274665754c3p-2, 0x1.ce2f08fec14fdp-4, -0x1.b829c897922e5p-6,
+                          0x1.562a60ddba6e6p-8, -0x1.bccf664d7f763p-11, 0x1.d887505de3ba6p-14, -0x1.445f47d33d87bp-17);
+  double b = a > 4.0 ? 4.0 : a;  // erf(4) rounds to 1
+  // log(erfc(x)) for 1 <= x <= 4: 4.5e-10 of erf
+  double big = 1.0 - exp(poly(b, 0x1.4fb06741d39a1p-12, -0x1.2156fa777dfb0p+0, -0x1.437eb4486a325p-1,
+                              -0x1.c2e355434c642p-4, 0x1.b0e246c451d48p-6, -0x1.37ecc66bf73f2p-8, 0x1.38e5e5277d407p-11,
+                              -0x1.825ce4bea3989p-15, 0x1.b7783044b6881p-20));
+  return copysign(float(a < 1.0 ? small : big), x);
+}
+KNET_VM double erf(double x) { return __builtin_erf(x); }
+KNET_VM double erfc(double x) { return __builtin_erfc(x); }
+KNET_VM float erfc(float x) { return float(__builtin_erfc(double(x))); }
+KNET_VM double lgamma(double x) {
+  int sign;  // the variant with an argument for the sign: lgamma itself writes a global
+  return __builtin_lgamma_r(x, &sign);
+}
+KNET_VM float lgamma(float x) { return float(lgamma(double(x))); }
+
+// A first guess of a few digits, then three steps of Halley's method on erfc, which keeps its digits in the tails.
+[[maybe_unused]] static __attribute__((noinline)) double erfinv(double x) {
+  double a = abs(x);
+  if (!(a < 1.0)) return a == 1.0 ? copysign(kInf, x) : kNaN;
+  if (a < 1e-8) return x * 0.8862269254527580;  // sqrt(pi)/2; the next term is x^2 pi/12
+  // Winitzki's formula
+  double l = __builtin_log((1.0 - a) * (1.0 + a)), b = 4.330746750799873 + 0.5 * l;
+  double y = __builtin_sqrt(__builtin_sqrt(b * b - l * 6.802721088435374) - b);
+  for (int i = 0; i < 3; ++i) {
+    double e = a < 0.5 ? __builtin_erf(y) - a : (1.0 - a) - __builtin_erfc(y);
+    double u = e / (1.1283791670955126 * __builtin_exp(-y * y));
+    y -= u / (1.0 + y * u);
+  }
+  return copysign(y, x);
+}
+KNET_VM float erfinv(float x) { return float(erfinv(double(x))); }
+
+[[maybe_unused]] static __attribute__((noinline)) double digamma(double x) {
+  if (x == 0) return copysign(kInf, -x);
+  if (x == -kInf || (x < 0 && __builtin_floor(x) == x)) return kNaN;
+  double y = 0;
+  if (x < 0) {  // psi(1 - x) - pi / tan(pi x)
+    double f = x - __builtin_rint(x);
+    y = -kPi / __builtin_tan(kPi * f);
+    x = 1.0 - x;
+  }
+  // Near the positive root the recurrence below would cancel: Newton's expansion needs only the recurrence's digits at 2.46.
+  constexpr double root = 1.4616321449683622, root_lo = 9.549995429965697e-17;
+  if (abs(x - root) < 0.01) {
+    double d = (x - root) - root_lo;
+    return y + d * poly(d, 0.9676720454470862, -0.44276316851990955, 0.25849977095515036, -0.16394275070552404,
+                        0.107824050691262, -0.07219958667217203);
+  }
+  double s = 0;
+  for (; x < 10.0; x += 1.0) s -= 1.0 / x;
+  double z = 1.0 / (x * x);
+  double t = z * poly(z, 1.0 / 12, -1.0 / 120, 1.0 / 252, -1.0 / 240, 1.0 / 132, -691.0 / 32760, 1.0 / 12);
+  return y + (s + ((__builtin_log(x) - 0.5 / x) - t));
+}
+KNET_VM float digamma(float x) { return float(digamma(double(x))); }
+
+// The n-th derivative of digamma, n = 0, 1, 2, ...: recurrence up to x >= 20 + n, then the asymptotic series; reflection below 0.
+[[maybe_unused]] static __attribute__((noinline)) double polygamma(double order, double x) {
+  if (!(order >= 0) || order > 100 || __builtin_floor(order) != order) return kNaN;
+  int n = int(order);
+  if (n == 0) return digamma(x);
+  if (x != x) return x;
+  if (x <= 0 && __builtin_floor(x) == x) return n & 1 ? kInf : kNaN;
+  if (x < 0) {
+    // psi_n(x) = (-1)^n psi_n(1 - x) - pi d^n/dx^n cot(pi x); the derivatives are polynomials in c = cot(pi x).
+    double p[104] = {0, 1}, q[104];
+    for (int k = 0; k < n; ++k) {  // p' * -pi (1 + c^2)
+      for (int i = 0; i <= k + 2; ++i) {
+        double lower = i >= 1 ? (i - 1) * p[i - 1] : 0, upper = (i + 1) * (i + 1 <= k + 1 ? p[i + 1] : 0);
+        q[i] = -kPi * (lower + upper);
+      }
+      for (int i = 0; i <= k + 2; ++i) p[i] = q[i];
+    }
+    double c = 1.0 / __builtin_tan(kPi * (x - __builtin_rint(x))), d = 0;
+    for (int i = n + 1; i >= 0; --i) d = d * c + p[i];
+    double reflected = polygamma(order, 1.0 - x);
+    return (n & 1 ? -reflected : reflected) - kPi * d;
+  }
+  double fact = 1;  // (n - 1)!
+  for (int i = 2; i < n; ++i) fact *= i;
+  double s = 0;
+  for (; x < 20.0 + n; x += 1.0) s += 1.0 / __builtin_pow(x, n + 1);
+  s *= fact * n;
+  // (n-1)!/x^n + n!/(2 x^(n+1)) + sum over k of B_2k (2k+n-1)! / ((2k)! x^(2k+n))
+  constexpr double bernoulli[] = {1.0 / 6, -1.0 / 30, 1.0 / 42, -1.0 / 30, 5.0 / 66, -691.0 / 2730, 7.0 / 6, -3617.0 / 510};
+  double xn = 1.0 / __builtin_pow(x, n), t = fact * xn + 0.5 * fact * n * xn / x, term = fact * xn;
+  for (int k = 1; k <= 8; ++k) {
+    term *= (2.0 * k + n - 2) * (2.0 * k + n - 1) / ((2.0 * k - 1) * (2.0 * k) * x * x);
+    t += bernoulli[k - 1] * term;
+  }
+  return (n & 1 ? 1.0 : -1.0) * (s + t);
+}
+KNET_VM float polygamma(float n, float x) { return float(polygamma(double(n), double(x))); }
+
+// The same names for loops that have met an argument beyond kWide. Everything else is as above.
+namespace wide {
+KNET_VM float sin(float x) { return float(__builtin_sin(double(x))); }
+KNET_VM float cos(float x) { return float(__builtin_cos(double(x))); }
+KNET_VM float tan(float x) { return float(__builtin_tan(double(x))); }
+KNET_VM double sin(double x) { return __builtin_sin(x); }
+KNET_VM double cos(double x) { return __builtin_cos(x); }
+KNET_VM double tan(double x) { return __builtin_tan(x); }
+}  // namespace wide
+
+#ifdef KNET_ISA
+}  // inline namespace KNET_ISA
+#endif
+}  // namespace knet::vm
