@@ -1,7 +1,12 @@
 """Writes the engine's tables from the entries: ops.inc (all operations) and tile_ops.inc (C expressions of elementwise
 operations). Run by the build as `python generate.py OUTDIR`, before the native module exists."""
-import pathlib
 import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, whose random.py is not the standard library's
+
+import importlib.util
+import pathlib
 
 
 def ops_inc(registry):
@@ -29,12 +34,19 @@ def write(path, text):
         path.write_text(text)
 
 
+def load():
+    """The entries as a package of their own: `knet` itself needs the native module, which is what is being built."""
+    here = pathlib.Path(__file__).resolve().parent
+    spec = importlib.util.spec_from_file_location("knet_ops", here / "__init__.py", submodule_search_locations=[str(here)])
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = package
+    spec.loader.exec_module(package)
+    return package
+
+
 def main(outdir):
-    # As `ops`, not `knet.ops`: the package itself needs the native module, which is what is being built.
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    from ops import REGISTRY
-    from ops.define import Op
-    registry = [e for e in REGISTRY.values() if isinstance(e, Op)]
+    package = load()
+    registry = [entry for entry in package.REGISTRY.values() if isinstance(entry, package.Op)]
     outdir = pathlib.Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     write(outdir / "ops.inc", ops_inc(registry))

@@ -1,0 +1,197 @@
+"""The softmax family, losses and metrics, dropout.
+
+Knet's meanings: the softmax functions work over everything if no axis is given; losses and metrics take classes along
+`axis` (the last one) and average over instances, or with average=False return (total, number of instances).
+"""
+from .define import compound, function, np, ops, sample
+
+_SOFTMAX = (sample((3, 4)), sample((3, 4), axis=1), sample((2, 3, 4), axis=(0, 2)), sample((2, 3, 4), axis=-1),
+            sample((5,), axis=0), sample((1,)))
+
+
+# ---- the softmax family
+
+def _exponentials(x, axis):
+    """exp(x - max), which cannot overflow."""
+    return ops.exp(x - ops.max(x, axis, True))
+
+
+def _softmax(x, axis):
+    if 0 in x.shape:
+        return x
+    e = _exponentials(x, axis)
+    return e / ops.sum(e, axis, True)
+
+
+softmax = compound(
+    "softmax", "x, axis: axes = None", expand=_softmax, samples=_SOFTMAX,
+    reference=lambda x, axis=None: np.exp(x) / np.sum(np.exp(x), axis=axis, keepdims=True),
+    grad=(lambda dy, y, x, axis: y * (dy - ops.sum(dy * y, axis, True)),),
+    doc="exp(x) / sum(exp(x)) over axes, without overflow.")
+
+
+def _logp(x, axis):
+    if 0 in x.shape:
+        return x
+    shifted = x - ops.max(x, axis, True)
+    return shifted - ops.log(ops.sum(ops.exp(shifted), axis, True))
+
+
+logp = compound(
+    "logp", "x, axis: axes = None", expand=_logp, aliases=("log_softmax", "logsoftmax"), samples=_SOFTMAX,
+    reference=lambda x, axis=None: x - np.log(np.sum(np.exp(x), axis=axis, keepdims=True)),
+    grad=(lambda dy, y, x, axis: dy - ops.exp(y) * ops.sum(dy, axis, True),),
+    doc="log(softmax(x)): x less its log-sum-exp over axes.")
+
+
+# ---- losses and metrics over classes
+
+def _without(shape, axis):
+    return (*shape[:axis], *shape[axis + 1:])
+
+
+def _with(shape, axis):
+    return (*shape[:axis], 1, *shape[axis:])
+
+
+def _label_logp(scores, labels, axis):
+    index = ops.reshape(labels, _with(labels.shape, axis))
+    return ops.reshape(ops.take_along_axis(logp(scores, axis), index, axis), labels.shape)
+
+
+def _dlabel_logp(dy, y, scores, labels, axis):
+    """dy * (1 at the label, 0 elsewhere, less softmax). Comparison with the class numbers is elementwise, so that the whole
+    fuses into one pass; the range of the labels was checked by the forward gather."""
+    n = scores.shape[axis]
+    classes = ops.reshape(ops.iota(0, 1, n, "int64"), (n,) + (1,) * (scores.ndim - axis - 1))
+    kept = _with(labels.shape, axis)
+    hit = ops.cast(ops.reshape(labels, kept) == classes, scores.dtype)
+    return ops.reshape(dy, kept) * (hit - softmax(scores, axis))
+
+
+def _draw_labels(*shape, classes):
+    return lambda rng: rng.integers(0, classes, shape)
+
+
+label_logp = compound(
+    "label_logp", "scores, labels, axis: axis = -1", public=False, expand=_label_logp, grad=(_dlabel_logp, None),
+    reference=lambda scores, labels, axis=-1: np.take_along_axis(
+        logp.reference(scores, axis), np.expand_dims(labels, axis), axis).squeeze(axis),
+    samples=(sample((3, 4), _draw_labels(3, classes=4)), sample((3, 4), _draw_labels(4, classes=3), axis=0),
+             sample((2, 3, 4), _draw_labels(2, 4, classes=3), axis=1)),
+    doc="logp(scores) at the label of each instance.")
+
+
+def _instances(name, scores, labels, axis):
+    """Labels as int64, their shape checked against that of the scores, and the axis of the classes."""
+    if str(getattr(labels, "dtype", "int64")).startswith(("float", "bfloat", "complex")):
+        raise TypeError(f"[{name}] labels are class numbers, not {labels.dtype}. Pass integers: labels.astype(int).")
+    labels = ops.cast(labels, "int64")
+    if not -scores.ndim <= axis < scores.ndim:
+        raise ValueError(f"[{name}] no axis {axis} in scores: {tuple(scores.shape)}. Give the axis of the classes.")
+    axis %= scores.ndim
+    if tuple(labels.shape) != _without(scores.shape, axis):
+        raise ValueError(f"[{name}] labels do not match scores: {tuple(labels.shape)} and {tuple(scores.shape)} with "
+                         f"classes along axis {axis}. Pass one label for each instance: {_without(scores.shape, axis)}.")
+    return labels, axis
+
+
+def _total(each, average, count):
+    """What every loss returns: the mean, or the total and the number of instances."""
+    total = ops.sum(each)
+    if not average:
+        return total, count
+    return total / (count if isinstance(count, int) else ops.cast(count, total.dtype))
+
+
+def _kept(labels, ignore):
+    """Which instances count (None: all), and how many these are."""
+    if ignore is None:
+        return None, labels.size
+    kept = labels != ignore
+    return kept, ops.sum(kept)
+
+
+def _nll_reference(scores, labels, axis=-1, average=True, ignore=-1):
+    labels = np.asarray(labels)
+    kept = labels != ignore
+    total = -np.sum(np.where(kept, label_logp.reference(scores, np.where(kept, labels, 0), axis), 0))
+    return total / np.sum(kept) if average else (total, np.sum(kept))
+
+
+_SCORED = (sample((3, 4), _draw_labels(3, classes=4)), sample((3, 4), _draw_labels(4, classes=3), axis=0),
+           sample((2, 3, 4), _draw_labels(2, 3, classes=4), average=False),
+           sample((4, 3), lambda rng: np.array([2, -1, 0, -1])),
+           sample((4, 3), lambda rng: np.array([2, 1, 0, 1]), ignore=1))
+
+
+@function(reference=_nll_reference, samples=_SCORED)
+def nll(scores, labels, axis=-1, average=True, ignore=-1):
+    """The negative log-likelihood of integer `labels`, 0 to C-1, under softmax(scores, axis): its mean over instances, or
+    with average=False (total, instances). Instances labelled `ignore` do not count; None: all do.
+
+    `scores` has the C classes along `axis`, `labels` the shape of scores without that axis."""
+    labels, axis = _instances("nll", scores, labels, axis)
+    kept, count = _kept(labels, ignore)
+    if kept is None:
+        return _total(-label_logp(scores, labels, axis), average, count)
+    each = label_logp(scores, ops.where(kept, labels, 0), axis)
+    return _total(ops.where(kept, -each, 0), average, count)
+
+
+def _accuracy_reference(scores, labels, axis=-1, average=True, ignore=-1):
+    kept = np.asarray(labels) != ignore
+    hits = np.sum((np.argmax(scores, axis) == labels) & kept)
+    return hits / np.sum(kept) if average else (hits, np.sum(kept))
+
+
+@function(reference=_accuracy_reference, samples=_SCORED)
+def accuracy(scores, labels, axis=-1, average=True, ignore=-1):
+    """The share of instances whose largest score (the first, if several tie) is that of the label, or with average=False
+    (hits, instances). Shapes and `ignore` as for `nll`."""
+    labels, axis = _instances("accuracy", scores, labels, axis)
+    kept, count = _kept(labels, ignore)
+    hit = ops.argmax(scores, axis) == labels
+    hits = ops.sum(hit if kept is None else ops.logical_and(hit, kept))
+    return hits / count if average else (hits, count)
+
+
+@function(reference=lambda scores, labels, axis=-1, ignore=-1:
+          1 - _accuracy_reference(scores, labels, axis, True, ignore), samples=_SCORED[:2])
+def zeroone(scores, labels, axis=-1, ignore=-1):
+    """The share of instances that are not classified right, 1 - accuracy."""
+    return 1 - accuracy(scores, labels, axis, ignore=ignore)
+
+
+# ---- losses of two classes
+
+def _paired(name, scores, labels):
+    shape = getattr(labels, "shape", ())
+    if tuple(shape) != tuple(scores.shape):
+        raise ValueError(f"[{name}] labels do not match scores: {tuple(shape)} and {tuple(scores.shape)}. "
+                         f"Pass one label for each score.")
+
+
+def _two_class(reference):
+    def value(scores, labels, average=True):
+        each = reference(scores, labels)
+        return np.mean(each) if average else (np.sum(each), np.size(each))
+    return value
+
+
+@function(samples=(sample((3, 4), _draw_labels(3, 4, classes=2)),
+                   sample((5,), _draw_labels(5, classes=2), average=False)),
+          reference=_two_class(lambda s, t: -t * np.log(1 / (1 + np.exp(-s))) - (1 - t) * np.log(1 / (1 + np.exp(s)))))
+def bce(scores, labels, average=True):
+    """The binary cross-entropy of `labels` (0 or 1, or probabilities) under sigm(scores): softplus(s) - label * s."""
+    _paired("bce", scores, labels)
+    return _total(ops.softplus(scores) - ops.cast(labels, scores.dtype) * scores, average, scores.size)
+
+
+@function(samples=(sample((3, 4), lambda rng: rng.integers(0, 2, (3, 4)) * 2 - 1),
+                   sample((5,), lambda rng: rng.integers(0, 2, 5) * 2 - 1, average=False)),
+          reference=_two_class(lambda s, t: np.log(1 + np.exp(-t * s))))
+def logistic(scores, labels, average=True):
+    """The logistic loss of `labels` (-1 or 1): softplus(-label * s)."""
+    _paired("logistic", scores, labels)
+    return _total(ops.softplus(-ops.cast(labels, scores.dtype) * scores), average, scores.size)
