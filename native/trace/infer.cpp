@@ -702,7 +702,7 @@ void random(Op op, Ins in, Ints attrs, Specs& out) {
     fail(op, std::string("makes ") + (bits ? "uint32 or uint64" : "float32 or float64") + ", not " +
                  (t >= 0 && t < kDTypes ? name(DType(t)) : "an unknown dtype") + ". Cast the result.", Error::Type);
   for (const Spec* i : in)
-    if (i->shape.rank || i->dtype != DType::U64) fail(op, "seed and counter must be uint64 scalars: " + operands(in) + ".", Error::Type);
+    if (i->shape.rank || (i->dtype != DType::U64 && i->dtype != DType::I64)) fail(op, "seed and counter must be 64-bit integer scalars: " + operands(in) + ".", Error::Type);
   result(out, DType(t), in[0]->device).shape = s;
 }
 
@@ -723,6 +723,7 @@ void infer(Op op, std::span<const Spec* const> in, std::span<const int64_t> attr
   const OpInfo& op_info = info(op);
   const bool count_ok = op_info.flags & kVariadic ? in.size() >= size_t(op_info.n_in) : in.size() == size_t(op_info.n_in);
   if (!count_ok && !(op == Op::matmul && in.size() == 3)) wrong_count(op, op_info, in.size());  // the third is added to the product
+  if (in.empty()) fail(op, "needs at least one array.");
   switch (op_info.kind) {
     case Kind::Elementwise: return elementwise(op, op_info, in, attrs, out);
     case Kind::Reduce: return reduce(op, in, attrs, out);

@@ -126,11 +126,12 @@ class Op(_Entry):
     ints       for each input, the interval in which tests draw integers
     samples    calls to test (not needed for elementwise operations)
     public     whether it is a `knet.<name>` (else it is used by other entries and by the array's methods)
+    face       what users get under that name, where NumPy's conventions need more than `fn` (see `face`); or None
     """
 
     __slots__ = ("name", "aliases", "kind", "inputs", "defaults", "attrs", "n_out", "rule", "c", "c_int", "c_bool",
                  "commutative", "grad", "expand", "reference", "numpy", "domain", "ints", "samples", "doc", "public",
-                 "fn")
+                 "fn", "face")
 
     def __init__(self, name, signature, kind, *, n_out=1, rule="None", c="", c_int="", c_bool="", commutative=False,
                  grad=None, expand=None, reference=None, numpy=(), domain=(-2.0, 2.0), ints=(-9, 9), samples=(),
@@ -147,6 +148,7 @@ class Op(_Entry):
         self.ints = _intervals(ints, len(self.inputs))
         self.public = public
         self.fn = None  # the recording function of the native module, set when the package is imported
+        self.face = None
         self._describe(name, aliases, reference, numpy, samples, doc)
         if kind not in KINDS or rule not in RULES:
             raise ValueError(f"[define] {name}: no kind {kind} or no rule {rule}")
@@ -225,6 +227,16 @@ def function(*, reference=None, numpy=(), samples=(), domain=(-2.0, 2.0), aliase
     """Decorator: register a Python function of operations as a public name. The function itself is returned."""
     def register(fn):
         Function(fn, reference, numpy, samples, domain, aliases, public)
+        return fn
+    return register
+
+
+def face(op):
+    """Decorator: the function is what users (and NumPy's dispatch) call under the name of the operation `op`: it takes
+    what NumPy's function takes (a sequence of arrays, operands of one dimension or of several types, a default order).
+    Entries and rules go on calling `op` itself."""
+    def register(fn):
+        op.face = fn
         return fn
     return register
 
