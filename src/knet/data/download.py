@@ -9,6 +9,7 @@ import queue
 import sys
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,7 @@ FILES = {
             "/data/tinyshakespeare/input.txt",)),
 }
 
-_failed: str | None = None  # why the last download failed: one process does not wait for a dead network twice
+_failed: str | None = None  # why no mirror could be reached: one process does not wait for a dead network twice
 
 
 def cache_folder() -> Path:
@@ -105,7 +106,7 @@ def download(name: str) -> bytes:
     global _failed
     if _failed:
         raise Unavailable(f"[data] {name} is not on this machine and cannot be downloaded: {_failed}.")
-    reasons = []
+    reasons, answered = [], False
     for url in FILES[name].urls:
         host = urlsplit(url).hostname
         try:
@@ -114,8 +115,10 @@ def download(name: str) -> bytes:
             return content
         except (OSError, DataError) as error:
             reasons.append(f"{host}: {error}")
-    _failed = "; ".join(reasons)
-    raise Unavailable(f"[data] {name} is not on this machine and cannot be downloaded: {_failed}.")
+            answered |= isinstance(error, DataError) or isinstance(error.__cause__, urllib.error.HTTPError)
+    if not answered:
+        _failed = "; ".join(reasons)
+    raise Unavailable(f"[data] {name} is not on this machine and cannot be downloaded: {'; '.join(reasons)}.")
 
 
 def _read(url, size):
