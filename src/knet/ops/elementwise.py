@@ -12,7 +12,7 @@ result y where that is cheaper. Conventions at kinks and poles, here and in redu
 """
 import math
 
-from .define import elementwise, function, np
+from .define import elementwise, function, np, sample
 
 LN2, LN10 = math.log(2), math.log(10)
 PI = math.pi
@@ -69,6 +69,13 @@ power = elementwise(
     grad=(lambda dy, y, a, b: dy * b * power(where(logical_and(a == 0, b == 0), 1, a), b - 1),
           lambda dy, y, a, b: dy * y * log(where(a == 0, 1, a))),
     doc="a ** b. Of integers with a negative exponent: the quotient 1 / a**-b cut to an integer.")
+
+
+@function(reference="float_power", domain=(0.3, 2), samples=(sample((3, 4), 2), sample((3, 4), (4,))))
+def float_power(a, b):
+    """a ** b, computed in float64."""
+    return power(cast(a, "float64"), b)
+
 
 negative = elementwise(
     "negative", "x", c="-a", reference="negative",
@@ -131,6 +138,30 @@ trunc = elementwise("trunc", "x", c="vm::trunc(a)", c_int="a", c_bool="a", alias
                     doc="x without its fraction.")
 
 
+@function(reference="round", numpy=("around",), aliases=("around",), domain=(0.01, 0.04), samples=(
+    sample((3, 4)), sample((3, 4), decimals=1), sample((3, 4), decimals=-1)))
+def round(x, decimals=0):
+    """x rounded to so many decimal places, halves to even; integers stay integers."""
+    if str(x.dtype).startswith(("int", "uint", "bool")):
+        return x if decimals >= 0 else cast(rint(x / 10**-decimals) * 10**-decimals, x.dtype)
+    if decimals == 0:
+        return rint(x)
+    return rint(x * 10**decimals) / 10**decimals if decimals > 0 else rint(x / 10**-decimals) * 10**-decimals
+
+
+@function(reference="divmod", samples=(sample((3, 4), lambda rng: rng.uniform(1, 2, (3, 4))),))
+def divmod(a, b):
+    """floor_divide(a, b) and remainder(a, b)."""
+    return floor_divide(a, b), remainder(a, b)
+
+
+@function(reference="modf", domain=(0.1, 0.9), samples=(sample((3, 4)),))
+def modf(x):
+    """The fraction and the whole part of x, both with its sign."""
+    whole = trunc(x)
+    return copysign(where(isinf(x), 0, x - whole), x), whole
+
+
 # ---- exponentials and logarithms
 
 exp = elementwise(
@@ -152,6 +183,13 @@ expm1 = elementwise(
     "expm1", "x", rule="Float", c="vm::expm1(a)", reference="expm1",
     grad=(lambda dy, y, x: dy * (y + 1),),
     doc="e ** x - 1, exact for small x.")
+
+
+@function(reference="ldexp", samples=(sample((3, 4), lambda rng: rng.integers(-3, 9, (3, 4))),))
+def ldexp(x, n):
+    """x * 2**n for whole n (2**n must be representable)."""
+    return x * exp2(cast(n, x.dtype))
+
 
 log = elementwise(
     "log", "x", rule="Float", c="vm::log(a)", reference="log", domain=(0.2, 3),
@@ -339,12 +377,25 @@ clamp = elementwise(
     doc="x, but lo where it is below and hi where it is above; hi where lo > hi.")
 
 
-@function(reference="clip", samples=())
+@function(reference="clip", samples=(
+    sample((3, 4), -1, 1), sample((3, 4), None, 1), sample((3, 4), min=-0.5), sample((3, 4), (4,), 3), sample((3,))))
 def clip(x, min=None, max=None):
     """x, but `min` where it is below and `max` where it is above; None is no bound."""
     if min is None:
         return positive(x) if max is None else minimum(x, max)
     return maximum(x, min) if max is None else clamp(x, min, max)
+
+
+@function(numpy=("nan_to_num",), reference=lambda x, nan=0.0, posinf=None, neginf=None: np.nan_to_num(
+    x, nan=nan, posinf=posinf, neginf=neginf), samples=(sample((3, 4)), sample((3, 4), nan=1.0)))
+def nan_to_num(x, nan=0.0, posinf=None, neginf=None):
+    """x, but `nan` where it is NaN, and `posinf` and `neginf` (None: the largest numbers of its type) where infinite."""
+    name = str(x.dtype)
+    if not name.startswith("float"):
+        return positive(x)
+    largest = {"float16": 65504.0, "float32": (2 - 2.0**-23) * 2.0**127}.get(name, (2 - 2.0**-52) * 2.0**1023)
+    y = where(x == math.inf, largest if posinf is None else posinf, x)
+    return where(isnan(x), nan, where(x == -math.inf, -largest if neginf is None else neginf, y))
 
 
 # ---- comparison and logic (bool results)
@@ -375,6 +426,14 @@ isfinite = elementwise("isfinite", "x", rule="FloatTest", c="vm::isfinite(a)", r
 signbit = elementwise("signbit", "x", rule="FloatTest", c="vm::signbit(a)", reference="signbit",
                       doc="Whether the sign of x is minus, of zeros too.")
 
+
+@function(reference="isclose", samples=(sample((3, 4), (3, 4)), sample((3, 4), 0.5, atol=0.4)))
+def isclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=False):
+    """Whether |a - b| <= atol + rtol * |b|, or both are the same infinity (with equal_nan, or both are NaN)."""
+    close = logical_or(a == b, logical_and(isfinite(b), absolute(a - b) <= atol + rtol * absolute(b)))
+    return logical_or(close, logical_and(isnan(a), isnan(b))) if equal_nan else close
+
+
 where = elementwise(
     "where", "condition, a, b", rule="Where", c="vm::select(a, b, c)", reference="where",
     grad=(None, lambda dy, y, condition, a, b: where(condition, dy, 0),
@@ -394,13 +453,12 @@ invert = elementwise("invert", "x", rule="IntBits", c_int="~a", c_bool="!a",
                      aliases=("bitwise_not", "bitwise_invert"), reference="invert",
                      numpy=("bitwise_not", "bitwise_invert"), doc="~x, all bits turned; of bools, not.")
 
-# A shift by more than the width leaves nothing; as in NumPy, and where C has no answer. Negative counts are huge ones.
+# A shift by more than the width leaves nothing (but the sign), as in NumPy. Negative counts are huge ones.
 left_shift = elementwise(
-    "left_shift", "a, b", rule="IntBits", c_int="size_t(b) < 8 * sizeof(T) ? T(a << b) : T(0)", ints=[(-99, 99), (0, 9)],
+    "left_shift", "a, b", rule="IntBits", c_int="vm::shift_left(a, b)", ints=[(-99, 99), (0, 9)],
     aliases=("bitwise_left_shift",), reference="left_shift", numpy=("bitwise_left_shift",), doc="a << b.")
 right_shift = elementwise(
-    "right_shift", "a, b", rule="IntBits", c_int="T(a >> (size_t(b) < 8 * sizeof(T) ? b : T(8 * sizeof(T) - 1)) "
-    ">> (size_t(b) < 8 * sizeof(T) ? 0 : 1))", ints=[(-99, 99), (0, 9)],
+    "right_shift", "a, b", rule="IntBits", c_int="vm::shift_right(a, b)", ints=[(-99, 99), (0, 9)],
     aliases=("bitwise_right_shift",), reference="right_shift", numpy=("bitwise_right_shift",),
     doc="a >> b; the sign is kept.")
 

@@ -49,10 +49,8 @@ def _moved(v, axis, by, fill):
     n = v.shape[axis]
     by = max_(-n, min_(n, by))
     hole = ops.broadcast_to(ops.cast(fill, v.dtype), (*v.shape[:axis], abs(by), *v.shape[axis + 1:]))
-    whole = (slice(None),) * axis
-    if by < 0:
-        return ops.concatenate((v[(*whole, slice(-by, None))], hole), axis)
-    return ops.concatenate((hole, v[(*whole, slice(0, n - by))]), axis)
+    rest = ops.slice(v, max_(0, -by), axes=(axis,), lengths=(n - abs(by),), steps=(1,))
+    return ops.concatenate(*((hole, rest) if by > 0 else (rest, hole)), axis=axis)
 
 
 def _product_of_others(x, axis):
