@@ -69,7 +69,8 @@ def _dprod(dy, y, x, axis, keepdims):
 
 
 prod = primitive(
-    "prod", "x, axis: axes = None, keepdims: bool = False", "Reduce", reference="prod", samples=_SHAPES + _EMPTY,
+    "prod", "x, axis: axes = None, keepdims: bool = False", "Reduce", reference="prod",
+    samples=_SHAPES + _EMPTY + (sample(lambda rng: np.array([[0.0, 2, 3], [0, 0, 3], [2, 3, 0]]), axis=1),),
     grad=(_dprod,),
     doc="The product over axes; its derivative is right where there are zeros.")
 
@@ -96,7 +97,8 @@ def _dcumprod(dy, y, x, axis, reverse):
 cumprod = primitive(
     "cumprod", "x, axis: axis = None, reverse: bool = False", "Other", numpy=("cumprod",),
     reference=lambda x, axis=None, reverse=False: _scan(np.cumprod, x, axis, reverse),
-    samples=(sample((3, 4)), sample((3, 4), axis=0), sample((2, 5, 2), axis=1, reverse=True), sample((0,))),
+    samples=(sample((3, 4)), sample((3, 4), axis=0), sample((2, 5, 2), axis=1, reverse=True), sample((0,)),
+             sample(lambda rng: np.array([[0.0, 2, 3, 4], [0, 0, 3, 1], [2, 3, 0, 5]]), axis=1)),
     grad=(_dcumprod,),
     doc="Products of the elements up to each one (from each one on if reverse) along an axis.")
 
