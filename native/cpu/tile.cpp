@@ -1,0 +1,696 @@
+// The tile interpreter. A program is prepared once (Builder) and run many times (TileStep).
+//
+// The iteration space is seen as rows x cols elements in C order and cut into tiles: some whole rows, or a part of one row. A
+// tile is always a contiguous range of flat element numbers, so contiguous operands are used in place, by a pointer that moves
+// with the tile. Everything else lives in registers: pieces of a thread-local arena that stay in the cache.
+#include "cpu/tile.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+#include "cpu/isa.h"
+#include "cpu/isa/tile_tables.h"
+#include "cpu/threads.h"
+#include "cpu/tile_walk.h"
+
+#ifdef KNET_X86
+KNET_TILE_TABLES(v2)
+KNET_TILE_TABLES(v3)
+KNET_TILE_TABLES(v4)
+#else
+KNET_TILE_TABLES(base)
+#endif
+
+namespace knet::cpu {
+namespace {
+
+using namespace tile;
+
+static_assert(int(DType::Bool) == kBool && int(DType::I8) == kI8 && int(DType::I64) == kI64 && int(DType::U8) == kU8 &&
+              int(DType::U64) == kU64 && int(DType::F32) == kF32 && int(DType::F64) == kF64 && kDTypes == kLanes);
+
+#ifdef KNET_X86
+const MapTable& float_maps() { return pick(v2::tile_float, v3::tile_float, v4::tile_float); }
+const MapTable& int_maps() { return pick(v2::tile_int, v3::tile_int, v4::tile_int); }
+const CastTable& casts() { return pick(v2::tile_cast, v3::tile_cast, v4::tile_cast); }
+const ReduceTable& reductions() { return pick(v2::tile_reduce, v3::tile_reduce, v4::tile_reduce); }
+#else
+const MapTable& float_maps() { return base::tile_float; }
+const MapTable& int_maps() { return base::tile_int; }
+const CastTable& casts() { return base::tile_cast; }
+const ReduceTable& reductions() { return base::tile_reduce; }
+#endif
+
+// Elements of a tile. See benchmarks/tile_bench.cpp for the measurement.
+constexpr int64_t kTile = 2048;
+constexpr int64_t kMaxRow = 16384;
+// A row operand meets a full one row by row from this row length on; below, it is spread over a register first.
+constexpr int64_t kLongRow = 32;
+// Tasks: at most this many (each has its own partial results), none shorter than this.
+constexpr int64_t kMaxTasks = 64;
+constexpr double kTaskNs = 12000;
+
+int tile_index(Op op) {
+  static const auto table = [] {
+    std::vector<int16_t> t(size_t(Op::Count_), -1);
+#define KNET_TILE(NAME, ...) t[size_t(Op::NAME)] = tile_##NAME;
+#include "tile_ops.inc"
+#undef KNET_TILE
+    return t;
+  }();
+  return table[size_t(op)];
+}
+
+[[noreturn]] void no_loop(Op op, DType t) {
+  throw Error(Error::Type, std::string("[") + info(op).name + "] does not work on " + name(t) + " arrays. Cast the array first.");
+}
+
+const MapRow& map_row(Op op, DType t) {
+  int i = tile_index(op);
+  if (i < 0) no_loop(op, t);
+  return (t == DType::F32 || t == DType::F64 ? float_maps() : int_maps()).row[i];
+}
+
+Map map_of(Op op, DType from, DType to) {
+  Map f = op == Op::cast ? casts().cast[int(from)][int(to)] : map_row(op, from).full[int(from)];
+  if (!f) no_loop(op, from);
+  return f;
+}
+
+const ReduceLoops& loops_of(Op op, DType t) {
+  Reduction r;
+  switch (op) {
+    case Op::sum: r = kSum; break;
+    case Op::prod: r = kProd; break;
+    case Op::max: r = kMax; break;
+    case Op::min: r = kMin; break;
+    case Op::any: r = kAny; break;
+    default: r = kAll;
+  }
+  const ReduceLoops& l = reductions().loops[r][int(t)];
+  if (!l.rows) no_loop(op, t);
+  return l;
+}
+
+// ns for one element on one core, for threading only. Measured on float32 with AVX-512: add 0.05, exp 0.3, sin 0.9.
+double element_ns(Op op, DType from, DType to) {
+  double ns = 0.02 * double(itemsize(from) + itemsize(to));
+  if (op != Op::cast && info(op).rule == DTypeRule::Float) ns += from == DType::F64 ? 2.0 : 0.5;
+  return isa() == Isa::V4 ? ns : 2 * ns;
+}
+
+// Memory of one thread for the registers of the program that it runs; grows, is freed with the thread.
+class Arena {
+ public:
+  ~Arena() { ::operator delete(data_, std::align_val_t(64)); }
+  char* get(size_t bytes) {
+    if (bytes > bytes_) grow(bytes);
+    return data_;
+  }
+
+ private:
+  void grow(size_t bytes) {
+    bytes = std::bit_ceil(bytes);
+    char* fresh = static_cast<char*>(::operator new(bytes, std::align_val_t(64)));
+    ::operator delete(data_, std::align_val_t(64));
+    data_ = fresh;
+    bytes_ = bytes;
+  }
+  char* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+thread_local Arena arena;
+
+using Slot = uint16_t;  // a pointer in the table of a running task
+constexpr Slot kNone = 0xffff;
+
+struct Code {
+  enum What : uint8_t {
+    Flat,    // map over the elements of the tile
+    Row,     // map over the rows of the tile
+    One,     // map over one element
+    ByRow,   // map of a full and a row operand: per row, the row operand as a scalar
+    Spread,  // row -> full
+    Fill,    // scalar -> `count` elements
+    Fold,    // full -> row: reduce, then convert the accumulators
+  } what;
+  uint8_t n_src = 0;
+  uint8_t row_src = 0;     // ByRow: which source is the row
+  Slot dst, src[4], acc = kNone;
+  uint32_t item = 0, src_item = 0;  // bytes of an element of dst and of the full source (ByRow), of the row source (Spread)
+  Map map = nullptr;
+  const ReduceLoops* fold = nullptr;
+  int64_t count = 0;
+};
+
+struct Moving {  // a slot that points into an operand and moves with the tile
+  enum What : uint8_t { Full, Row, Col } what;
+  bool out;
+  Slot slot;
+  uint16_t operand;
+  uint32_t item;
+};
+struct Gather {  // a strided operand brought into a register
+  Walk walk;
+  bool row;
+  Slot slot;
+  uint16_t operand;
+  uint32_t item;
+};
+struct Result {  // what becomes of a register at the end of each tile (or of the run)
+  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols } what;
+  uint16_t out;
+  Slot slot;
+  uint32_t item;
+  Walk walk;
+  const ReduceLoops* fold = nullptr;
+  Map finish = nullptr;     // accumulator type -> result type
+  uint32_t acc_item = 0;
+  size_t at = 0, stride = 0;  // where in scratch: task t's accumulators are at + t * stride
+};
+
+class TileStep final : public Step {
+ public:
+  void run(char* const* out, const char* const* in, char* scratch) const override {
+    if (tasks == 1) task(0, out, in, scratch);
+    else parallel(tasks, cost_ns, [&](int64_t t) { task(t, out, in, scratch); });
+    if (!folds) return;
+    for (const Result& r : results) {
+      if (r.what < Result::ReduceAll) continue;
+      int64_t n = r.what == Result::ReduceAll ? 1 : cols;
+      char* acc = scratch + r.at;
+      if (r.stride)
+        for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, n);
+      const void* from = acc;
+      r.finish(out[r.out], &from, n);
+    }
+  }
+  bool may_alias(int out, int in) const override {
+    return written[size_t(out)] >= 0 && read[size_t(in)] >= -1 && out_item[size_t(out)] == in_item[size_t(in)] &&
+           read[size_t(in)] <= written[size_t(out)];
+  }
+  std::string text() const override { return description; }
+
+  int64_t rows = 1, cols = 1, tile_rows = 1, tile_cols = 1, segments = 1;  // segments: tiles to a row
+  int64_t tiles = 0, tiles_per_task = 1, tasks = 1;
+  bool by_columns = false;  // tasks are column blocks, each through all rows
+  bool folds = false;
+  size_t arena_bytes = 0;
+  int n_slots = 0;
+  std::vector<std::pair<Slot, size_t>> registers;  // slot, offset in the arena
+  std::vector<std::pair<Slot, uint16_t>> fixed;    // scalar inputs
+  std::vector<Moving> moving;
+  std::vector<Gather> gathers, once;               // per tile; per task
+  std::vector<Code> prologue, body;                // per task; per tile
+  std::vector<Result> results;
+  // For may_alias: when (instruction number) an in-place readable input is read last (-2: not in place), and when a contiguous
+  // full output is written (-1: it is none).
+  std::vector<int> read, written;
+  std::vector<size_t> in_item, out_item;
+  std::string description;
+
+ private:
+  void task(int64_t t, char* const* out, const char* const* in, char* scratch) const {
+    char* base = arena.get(arena_bytes);
+    char** slot = reinterpret_cast<char**>(base);
+    for (auto [s, offset] : registers) slot[s] = base + offset;
+    for (auto [s, i] : fixed) slot[s] = const_cast<char*>(in[i]);
+    for (const Gather& g : once) gather(g.walk, g.item, slot[g.slot], in[g.operand], 0, g.row ? tile_rows : tile_rows * tile_cols);
+    for (const Code& c : prologue) execute(c, slot, 0, 0);
+    if (folds)
+      for (const Result& r : results)
+        if (r.what == Result::ReduceAll || (r.what == Result::ReduceCols && !by_columns))
+          r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.what == Result::ReduceAll ? 1 : cols);
+    if (by_columns) {
+      for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
+        int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
+        for (const Result& r : results)
+          if (r.what == Result::ReduceCols) r.fold->identity(scratch + r.at + size_t(c) * r.acc_item, n);
+        for (int64_t r = 0; r < rows; ++r) tile(r, 1, c, n, t, slot, out, in, scratch);
+      }
+    } else if (segments > 1) {
+      for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+        int64_t r = k / segments, c = (k - r * segments) * tile_cols;
+        tile(r, 1, c, std::min(tile_cols, cols - c), t, slot, out, in, scratch);
+      }
+    } else {
+      for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+        int64_t r = k * tile_rows, m = std::min(tile_rows, rows - r);
+        tile(r, m, 0, m * cols, t, slot, out, in, scratch);
+      }
+    }
+    if (t == 0)
+      for (const Result& r : results)
+        if (r.what == Result::One) std::memcpy(out[r.out], slot[r.slot], r.item);
+  }
+
+  // Rows [r, r + m), n elements in all from column c on.
+  void tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out, const char* const* in,
+            char* scratch) const {
+    const int64_t at = r * cols + c;
+    for (const Moving& v : moving) {
+      char* p = v.out ? out[v.operand] : const_cast<char*>(in[v.operand]);
+      slot[v.slot] = p + (v.what == Moving::Full ? at : v.what == Moving::Row ? r : c) * v.item;
+    }
+    for (const Gather& g : gathers) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
+    for (const Code& code : body) execute(code, slot, m, n);
+    for (const Result& o : results) {
+      const char* from = slot[o.slot];
+      switch (o.what) {
+        case Result::Copy: move(out[o.out] + at * o.item, from, n * o.item); break;
+        case Result::CopyRow: move(out[o.out] + r * o.item, from, m * o.item); break;
+        case Result::Scatter: scatter(o.walk, o.item, out[o.out], from, at, n); break;
+        case Result::ScatterRow: scatter(o.walk, o.item, out[o.out], from, r, m); break;
+        case Result::One: break;
+        case Result::ReduceAll: {
+          uint64_t partial;
+          o.fold->rows(&partial, from, 1, n);
+          o.fold->combine(scratch + o.at + size_t(t) * o.stride, &partial, 1);
+          break;
+        }
+        case Result::ReduceCols: {
+          int64_t width = segments > 1 ? n : cols;
+          o.fold->cols(scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item, from, m, width);
+        }
+      }
+    }
+  }
+
+  static void move(char* to, const char* from, int64_t bytes) {
+    if (to != from) std::memcpy(to, from, size_t(bytes));
+  }
+
+  void execute(const Code& c, char** slot, int64_t m, int64_t n) const {
+    const void* src[4] = {slot[c.src[0]], slot[c.src[1]], slot[c.src[2]], slot[c.src[3]]};
+    char* dst = slot[c.dst];
+    switch (c.what) {
+      case Code::Flat: c.map(dst, src, n); break;
+      case Code::Row: c.map(dst, src, m); break;
+      case Code::One: c.map(dst, src, 1); break;
+      case Code::ByRow: {
+        const int64_t width = n / m, step[2] = {c.row_src == 0 ? c.src_item : width * c.src_item,
+                                                c.row_src == 1 ? c.src_item : width * c.src_item};
+        for (int64_t r = 0; r < m; ++r) {
+          c.map(dst, src, width);
+          dst += width * c.item;
+          src[0] = static_cast<const char*>(src[0]) + step[0];
+          src[1] = static_cast<const char*>(src[1]) + step[1];
+        }
+        break;
+      }
+      case Code::Spread: {
+        const int64_t width = n / m;
+        auto splat = casts().splat[std::countr_zero(c.item)];
+        auto* value = static_cast<const char*>(src[0]);
+        for (int64_t r = 0; r < m; ++r, value += c.item, dst += width * c.item) splat(dst, value, width);
+        break;
+      }
+      case Code::Fill: casts().splat[std::countr_zero(c.item)](dst, src[0], c.count); break;
+      case Code::Fold: {
+        char* acc = slot[c.acc];
+        c.fold->rows(acc, src[0], m, n / m);
+        const void* from = acc;
+        c.map(dst, &from, m);
+      }
+    }
+  }
+};
+
+// ---- preparation ----
+
+class Builder {
+ public:
+  explicit Builder(const TileProgram& p) : p_(p), step_(std::make_unique<TileStep>()) {}
+
+  std::unique_ptr<Step> build() {
+    geometry();
+    inputs();
+    choose_direct_outputs();
+    for (size_t i = 0; i < p_.instrs.size(); ++i) instruction(i);
+    outputs();
+    allocate();
+    tasks();
+    describe();
+    return std::move(step_);
+  }
+
+ private:
+  struct Value {   // a register of the program, or a temporary
+    Slot slot = kNone;
+    Reg cls;
+    DType dtype;
+    bool persistent = false;  // lives through the whole task
+    bool placed = false;      // not in the arena: an operand, or an output written in place
+    int first = 0, last = -1; // body instructions
+    Slot spread = kNone;      // the same, spread over a full register
+  };
+
+  int64_t full() const { return step_->tile_rows * step_->tile_cols; }
+
+  Walk walk_of(const int64_t* stride, Reg cls) const {
+    int n = cls == Reg::Full ? p_.dims.rank : p_.split;
+    return Walk(p_.dims.dim, stride, n);
+  }
+
+  void geometry() {
+    TileStep& s = *step_;
+    bool has_rows = false, whole_rows = false;
+    for (auto& i : p_.inputs) has_rows |= i.cls == Reg::Row;
+    for (auto& i : p_.instrs) {
+      has_rows |= i.cls == Reg::Row;
+      whole_rows |= i.what == TileProgram::Instr::RowReduce;
+    }
+    for (auto& o : p_.outputs) has_rows |= o.what == TileProgram::Output::ReduceCols;
+    int64_t n = p_.dims.size();
+    if (has_rows) {
+      for (int i = 0; i < p_.dims.rank; ++i) (i < p_.split ? s.rows : s.cols) *= p_.dims[i];
+    } else {
+      s.cols = n;
+      // A tile of whole periods lets a repeated row be laid out once per task; a long one is read in place, by columns.
+      for (auto& i : p_.inputs) {
+        if (i.cls != Reg::Full || n == 0) continue;
+        Walk w = walk_of(i.stride, Reg::Full);
+        int64_t period = w.period();
+        if (period > 1 && (period <= kTile || w.is_repeated_row())) {
+          s.rows = n / period;
+          s.cols = period;
+          break;
+        }
+      }
+    }
+    if (s.cols > kTile && !whole_rows) {
+      s.tile_cols = kTile;
+      s.segments = (s.cols + kTile - 1) / kTile;
+      s.tiles = s.rows * s.segments;
+    } else {
+      s.tile_cols = s.cols;
+      s.tile_rows = std::clamp<int64_t>(kTile / std::max<int64_t>(1, s.cols), 1, std::max<int64_t>(1, s.rows));
+      s.tiles = (s.rows + s.tile_rows - 1) / s.tile_rows;
+      if (s.cols == 0 && !has_rows) s.tiles = 0;
+    }
+    has_rows_ = has_rows;
+  }
+
+  Slot new_slot() {
+    if (n_slots_ >= kNone) throw Error(Error::Runtime, "[tile] the program has too many registers. Please report it.");
+    return Slot(n_slots_++);
+  }
+
+  void inputs() {
+    for (size_t i = 0; i < p_.inputs.size(); ++i) {
+      const auto& in = p_.inputs[i];
+      Value v{.slot = new_slot(), .cls = in.cls, .dtype = in.dtype};
+      auto item = uint32_t(itemsize(in.dtype));
+      auto operand = uint16_t(i);
+      step_->in_item.push_back(item);
+      step_->read.push_back(-2);
+      if (in.cls == Reg::Scalar) {
+        step_->fixed.push_back({v.slot, operand});
+        v.placed = true;
+      } else {
+        bool row = in.cls == Reg::Row;
+        Walk w = walk_of(in.stride, in.cls);
+        int64_t period = w.period(), tile = row ? step_->tile_rows : full();
+        if (w.contiguous()) {
+          step_->moving.push_back({row ? Moving::Row : Moving::Full, false, v.slot, operand, item});
+          v.placed = true;
+          if (!row) step_->read.back() = -1;
+        } else if (!row && step_->segments > 1 && w.is_repeated_row() && w.dim[1] == step_->cols) {
+          step_->moving.push_back({Moving::Col, false, v.slot, operand, item});
+          v.placed = true;
+        } else if (period && step_->segments == 1 && tile % period == 0) {
+          step_->once.push_back({w, row, v.slot, operand, item});
+          v.persistent = true;
+        } else {
+          step_->gathers.push_back({w, row, v.slot, operand, item});
+        }
+      }
+      values_.push_back(v);
+    }
+  }
+
+  // An output that is a register made by an instruction is written there at once.
+  void choose_direct_outputs() {
+    direct_.assign(p_.instrs.size(), -1);
+    step_->written.assign(p_.outputs.size(), -1);
+    for (size_t k = 0; k < p_.outputs.size(); ++k) {
+      const auto& o = p_.outputs[k];
+      step_->out_item.push_back(itemsize(o.dtype));
+      if (o.what != TileProgram::Output::Store) continue;
+      Reg cls = o.reg < p_.inputs.size() ? p_.inputs[o.reg].cls : p_.instrs[o.reg - p_.inputs.size()].cls;
+      if (cls == Reg::Scalar || !walk_of(o.stride, cls).contiguous()) continue;
+      if (cls == Reg::Full) step_->written[k] = int(p_.instrs.size() + k);
+      if (o.reg < p_.inputs.size()) continue;
+      size_t i = o.reg - p_.inputs.size();
+      if (direct_[i] >= 0) continue;
+      direct_[i] = int(k);
+      if (cls == Reg::Full) step_->written[k] = int(i);
+    }
+  }
+
+  void note_read(uint16_t reg, size_t when) {
+    if (reg < step_->read.size() && step_->read[reg] > -2) step_->read[reg] = std::max(step_->read[reg], int(when));
+  }
+
+  Slot temporary(Reg cls, DType t, bool persistent) {
+    Value v{.slot = new_slot(), .cls = cls, .dtype = t, .persistent = persistent};
+    v.first = int(step_->body.size());
+    temporaries_.push_back(v);
+    return v.slot;
+  }
+
+  // Source `reg` as a register of class `cls`: scalars are laid out once per task, rows once per tile.
+  Slot as(uint16_t reg, Reg cls) {
+    Value& v = values_[reg];
+    if (v.cls == cls) return v.slot;
+    if (cls == Reg::Full && v.spread != kNone) return v.spread;
+    bool scalar = v.cls == Reg::Scalar;
+    Slot to = temporary(cls, v.dtype, scalar);
+    Code c{.what = scalar ? Code::Fill : Code::Spread, .n_src = 1, .dst = to, .src = {v.slot, v.slot, v.slot, v.slot}};
+    c.item = uint32_t(itemsize(v.dtype));
+    c.count = cls == Reg::Full ? full() : step_->tile_rows;
+    (scalar ? step_->prologue : step_->body).push_back(c);
+    if (cls == Reg::Full) values_[reg].spread = to;
+    return to;
+  }
+
+  void instruction(size_t i) {
+    const auto& in = p_.instrs[i];
+    for (int k = 0; k < in.n_src; ++k) note_read(in.src[k], i);
+    Value v{.slot = new_slot(), .cls = in.cls, .dtype = in.to};
+    Code c{.what = Code::Flat, .n_src = in.n_src, .dst = v.slot, .src = {}};
+    c.item = uint32_t(itemsize(in.to));
+    if (in.what == TileProgram::Instr::RowReduce) {
+      c.what = Code::Fold;
+      c.fold = &loops_of(in.op, in.dtype);
+      c.map = map_of(Op::cast, DType(c.fold->acc), in.to);
+      c.src[0] = as(in.src[0], Reg::Full);
+      c.acc = temporary(Reg::Row, DType::F64, false);
+      cost_ += element_ns(Op::cast, in.dtype, in.dtype);
+    } else if (in.cls == Reg::Scalar) {
+      c.what = Code::One;
+      c.map = map_of(in.op, in.dtype, in.to);
+      for (int k = 0; k < in.n_src; ++k) c.src[k] = values_[in.src[k]].slot;
+      v.persistent = true;
+    } else {
+      map(in, c);
+      if (in.cls == Reg::Full) cost_ += element_ns(in.op, in.dtype, in.to);
+    }
+    for (int k = c.what == Code::Fold ? 1 : c.n_src; k < 4; ++k) c.src[k] = c.src[0];
+    v.first = int(step_->body.size());
+    if (direct_[i] >= 0 && in.cls != Reg::Scalar) {
+      step_->moving.push_back({in.cls == Reg::Row ? Moving::Row : Moving::Full, true, v.slot, uint16_t(direct_[i]), c.item});
+      v.placed = true;
+    }
+    (c.what == Code::One ? step_->prologue : step_->body).push_back(c);
+    values_.push_back(v);
+  }
+
+  void map(const TileProgram::Instr& in, Code& c) {
+    c.what = in.cls == Reg::Row ? Code::Row : Code::Flat;
+    if (in.n_src == 2 && (in.dtype == DType::F32 || in.dtype == DType::F64)) {
+      const int wide = in.dtype == DType::F64;
+      const MapRow& row = map_row(in.op, in.dtype);
+      for (int k = 0; k < 2; ++k) {
+        Reg one = values_[in.src[k]].cls, other = values_[in.src[1 - k]].cls;
+        Map f = k == 0 ? row.first_scalar[wide] : row.second_scalar[wide];
+        bool scalar = one == Reg::Scalar && other == in.cls;
+        bool by_row = one == Reg::Row && other == Reg::Full && step_->tile_cols >= kLongRow;
+        if (!f || !(scalar || by_row)) continue;
+        if (by_row) {
+          c.what = Code::ByRow;
+          c.row_src = uint8_t(k);
+          c.src_item = uint32_t(itemsize(in.dtype));
+        }
+        c.map = f;
+        c.src[0] = values_[in.src[0]].slot;
+        c.src[1] = values_[in.src[1]].slot;
+        return;
+      }
+    }
+    c.map = map_of(in.op, in.dtype, in.to);
+    for (int k = 0; k < in.n_src; ++k) c.src[k] = as(in.src[k], in.cls);
+  }
+
+  void outputs() {
+    TileStep& s = *step_;
+    for (size_t k = 0; k < p_.outputs.size(); ++k) {
+      const auto& o = p_.outputs[k];
+      note_read(o.reg, p_.instrs.size() + k);
+      const Reg cls = values_[o.reg].cls;
+      const DType dtype = values_[o.reg].dtype;
+      Result r{};
+      r.out = uint16_t(k);
+      r.item = uint32_t(itemsize(dtype));
+      r.slot = values_[o.reg].slot;
+      if (o.what == TileProgram::Output::Store) {
+        if (o.reg >= p_.inputs.size() && direct_[o.reg - p_.inputs.size()] == int(k)) continue;
+        if (cls == Reg::Scalar) {
+          r.what = Result::One;
+        } else {
+          r.walk = walk_of(o.stride, cls);
+          bool flat = r.walk.contiguous();
+          r.what = cls == Reg::Full ? (flat ? Result::Copy : Result::Scatter) : (flat ? Result::CopyRow : Result::ScatterRow);
+          cost_ += cls == Reg::Full ? (flat ? 0.1 : 0.5) : 0;
+        }
+      } else {
+        r.slot = as(o.reg, Reg::Full);
+        r.what = o.what == TileProgram::Output::ReduceAll ? Result::ReduceAll : Result::ReduceCols;
+        r.fold = &loops_of(o.reduce, dtype);
+        r.acc_item = uint32_t(itemsize(DType(r.fold->acc)));
+        r.finish = map_of(Op::cast, DType(r.fold->acc), o.dtype);
+        s.folds = true;
+        reduces_cols_ |= r.what == Result::ReduceCols;
+        cost_ += element_ns(Op::cast, dtype, dtype);
+      }
+      s.results.push_back(r);
+    }
+  }
+
+  // Registers to places in the arena: each from its first to its last use, freed places are taken again (the hottest memory).
+  void allocate() {
+    TileStep& s = *step_;
+    std::vector<Value*> by_slot(size_t(n_slots_), nullptr);
+    for (Value& v : values_) by_slot[v.slot] = &v;
+    for (Value& v : temporaries_) by_slot[v.slot] = &v;
+    const int end = int(s.body.size());
+    auto use = [&](Slot slot, int when) {
+      if (slot != kNone && by_slot[slot]) by_slot[slot]->last = std::max(by_slot[slot]->last, when);
+    };
+    for (int i = 0; i < end; ++i) {
+      const Code& c = s.body[size_t(i)];
+      for (Slot q : c.src) use(q, i);
+      use(c.dst, i);
+      use(c.acc, i);
+    }
+    for (const Result& r : s.results) use(r.slot, end);
+
+    size_t top = (size_t(n_slots_) * sizeof(char*) + 63) & ~size_t(63);
+    std::vector<std::pair<size_t, size_t>> free;  // bytes, offset
+    auto bytes_of = [&](const Value& v) {
+      int64_t n = v.cls == Reg::Full ? full() : v.cls == Reg::Row ? s.tile_rows : 1;
+      return (size_t(std::max<int64_t>(n, 1)) * itemsize(v.dtype) + 63) & ~size_t(63);
+    };
+    auto take = [&](const Value& v) {
+      size_t bytes = bytes_of(v), at;
+      auto f = std::find_if(free.rbegin(), free.rend(), [&](auto& e) { return e.first == bytes; });
+      if (f != free.rend()) {
+        at = f->second;
+        free.erase(std::next(f).base());
+      } else {
+        at = top;
+        top += bytes;
+      }
+      s.registers.push_back({v.slot, at});
+      return at;
+    };
+    auto give = [&](const Value& v) {
+      for (auto [slot, at] : s.registers)
+        if (slot == v.slot) free.push_back({bytes_of(v), at});
+    };
+    auto in_arena = [&](Slot q) { return q != kNone && by_slot[q] && !by_slot[q]->placed && !by_slot[q]->persistent; };
+    for (Value* v : by_slot)
+      if (v && v->persistent && !v->placed) take(*v);
+    for (const Gather& g : s.gathers) take(*by_slot[g.slot]);
+    for (int i = 0; i < end; ++i) {
+      const Code& c = s.body[size_t(i)];
+      auto release = [&] {
+        for (int k = 0; k < c.n_src; ++k) {
+          Slot q = c.src[k];
+          bool again = false;
+          for (int j = 0; j < k; ++j) again |= c.src[j] == q;
+          if (!again && in_arena(q) && by_slot[q]->last == i) give(*by_slot[q]);
+        }
+      };
+      // A map may write over a source that ends here: same place means same class and item size.
+      bool in_place = c.what == Code::Flat || c.what == Code::Row;
+      for (int k = 0; in_place && k < c.n_src; ++k)
+        in_place = itemsize(by_slot[c.src[k]]->dtype) == itemsize(by_slot[c.dst]->dtype);
+      if (in_place) release();
+      if (in_arena(c.acc)) take(*by_slot[c.acc]);
+      if (in_arena(c.dst)) take(*by_slot[c.dst]);
+      if (!in_place) release();
+      if (in_arena(c.acc)) give(*by_slot[c.acc]);
+      if (in_arena(c.dst) && by_slot[c.dst]->last == i) give(*by_slot[c.dst]);
+    }
+    s.arena_bytes = top;
+    s.n_slots = n_slots_;
+  }
+
+  void tasks() {
+    TileStep& s = *step_;
+    const int64_t n = s.rows * s.cols;
+    for (const Gather& g : s.gathers) cost_ += g.row ? 0 : g.walk.rank && g.walk.stride[g.walk.rank - 1] == 1 ? 0.1 : 0.6;
+    s.cost_ns = cost_ * double(n) + 10.0 * double(s.body.size()) * double(s.tiles) + 30;
+    const double tile_ns = s.cost_ns / double(std::max<int64_t>(s.tiles, 1));
+    // Partial rows are combined at the end: no more of them than an eighth of the rows, or column blocks instead.
+    int64_t most = reduces_cols_ ? std::clamp<int64_t>(s.rows / 8, 1, kMaxTasks) : kMaxTasks;
+    s.by_columns = reduces_cols_ && s.segments > 1 && most < std::min(s.segments, kMaxTasks);
+    int64_t units = s.by_columns ? s.segments : s.tiles;
+    double unit_ns = s.by_columns ? tile_ns * double(s.rows) : tile_ns;
+    if (s.by_columns) most = kMaxTasks;
+    s.tiles_per_task = std::max<int64_t>((units + most - 1) / most, int64_t(kTaskNs / std::max(unit_ns, 1.0)) + 1);
+    if (!s.by_columns && has_rows_ && s.segments > 1)  // a row, and what is stored of it, belongs to one task
+      s.tiles_per_task = (s.tiles_per_task + s.segments - 1) / s.segments * s.segments;
+    s.tasks = std::max<int64_t>((units + s.tiles_per_task - 1) / s.tiles_per_task, 1);
+    size_t at = 0;
+    for (Result& r : s.results) {
+      if (r.what < Result::ReduceAll) continue;
+      r.at = at;
+      if (r.what == Result::ReduceAll) {
+        r.stride = 64;
+      } else {
+        size_t bytes = (size_t(s.cols) * r.acc_item + 63) & ~size_t(63);
+        r.stride = s.by_columns ? 0 : bytes;
+        if (s.by_columns) at += bytes;
+      }
+      at += size_t(s.tasks) * r.stride;
+    }
+    s.scratch_bytes = at;
+  }
+
+  void describe() {
+    DType t = p_.instrs.empty() ? (p_.inputs.empty() ? DType::F32 : p_.inputs[0].dtype) : p_.instrs.back().dtype;
+    step_->description = "tile " + (has_rows_ ? std::to_string(step_->rows) + "x" + std::to_string(step_->cols)
+                                             : std::to_string(p_.dims.size())) +
+                         " " + name(t) + ": " + std::to_string(p_.instrs.size()) + " ops, " +
+                         std::to_string(p_.inputs.size()) + " in, " + std::to_string(p_.outputs.size()) + " out";
+  }
+
+  const TileProgram& p_;
+  std::unique_ptr<TileStep> step_;
+  std::vector<Value> values_, temporaries_;
+  std::vector<int> direct_;  // per instruction: the output that it writes, -1 none
+  int n_slots_ = 0;
+  bool has_rows_ = false, reduces_cols_ = false;
+  double cost_ = 0;  // ns per element
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_tile(const TileProgram& p) { return Builder(p).build(); }
+
+int64_t tile_max_row() { return kMaxRow; }
+
+}  // namespace knet::cpu
