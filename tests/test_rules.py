@@ -97,10 +97,10 @@ def record(op, *args, **kwargs):
     assert not named, f"{op.name} has no {named}"
     assert define.decode(op, define.encode(op, attrs)) == attrs
     values = [Array.value_of(x) for x in xs]
-    if op.reference is None:
-        if op.kind != "Compound":
-            pytest.skip(f"{op.name} has no reference")
+    if op.kind == "Compound" and (op.reference is None or op.grad is None):
         return op.expand(*xs, **attrs)
+    if op.reference is None:
+        pytest.skip(f"{op.name} has no reference")
     y = op.reference(*values, **attrs)
     node = (op, xs, attrs, [])
     results = [Array(v, (*node, k)) for k, v in enumerate(y if op.n_out > 1 else (y,))]

@@ -3,10 +3,10 @@ import os
 
 from . import _core
 from . import ops as _ops  # declares all entries
-from .ops.define import ALIASES, REGISTRY, Op, decode, derive, expand
+from .ops.define import ALIASES, REGISTRY, Op, decode, derive, engine, expand
 
 for _entry in REGISTRY.values():
-    if isinstance(_entry, Op) and _entry.kind != "Meta":
+    if isinstance(_entry, Op) and (_entry.kind != "Meta" or _entry.name == "alias"):
         _entry.fn = _core.OpFunction(_entry.name, _entry.inputs, _entry.defaults, _entry.attrs, _entry.doc)
 
 
@@ -21,6 +21,7 @@ def _expand(name, words, xs):
 
 
 _core.set_rules(_derive, _expand)
+engine.depth = _core.depth
 _core.set_package(os.path.dirname(os.path.abspath(__file__)) + os.sep)
 
 

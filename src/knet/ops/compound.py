@@ -3,7 +3,8 @@
 Knet's meanings: the softmax functions work over everything if no axis is given; losses and metrics take classes along
 `axis` (the last one) and average over instances, or with average=False return (total, number of instances).
 """
-from .define import compound, function, np, ops, sample
+from .define import as_array, compound, engine, function, np, ops, sample
+from .random import next_key
 
 _SOFTMAX = (sample((3, 4)), sample((3, 4), axis=1), sample((2, 3, 4), axis=(0, 2)), sample((2, 3, 4), axis=-1),
             sample((5,), axis=0), sample((1,)))
@@ -84,7 +85,8 @@ label_logp = compound(
 
 def _instances(name, scores, labels, axis):
     """Labels as int64, their shape checked against that of the scores, and the axis of the classes."""
-    if str(getattr(labels, "dtype", "int64")).startswith(("float", "bfloat", "complex")):
+    labels = as_array(labels)
+    if str(labels.dtype).startswith(("float", "bfloat", "complex")):
         raise TypeError(f"[{name}] labels are class numbers, not {labels.dtype}. Pass integers: labels.astype(int).")
     labels = ops.cast(labels, "int64")
     if not -scores.ndim <= axis < scores.ndim:
@@ -166,10 +168,11 @@ def zeroone(scores, labels, axis=-1, ignore=-1):
 # ---- losses of two classes
 
 def _paired(name, scores, labels):
-    shape = getattr(labels, "shape", ())
-    if tuple(shape) != tuple(scores.shape):
-        raise ValueError(f"[{name}] labels do not match scores: {tuple(shape)} and {tuple(scores.shape)}. "
+    scores, labels = as_array(scores), as_array(labels)
+    if tuple(labels.shape) != tuple(scores.shape):
+        raise ValueError(f"[{name}] labels do not match scores: {tuple(labels.shape)} and {tuple(scores.shape)}. "
                          f"Pass one label for each score.")
+    return scores, ops.cast(labels, scores.dtype)
 
 
 def _two_class(reference):
@@ -184,8 +187,8 @@ def _two_class(reference):
           reference=_two_class(lambda s, t: -t * np.log(1 / (1 + np.exp(-s))) - (1 - t) * np.log(1 / (1 + np.exp(s)))))
 def bce(scores, labels, average=True):
     """The binary cross-entropy of `labels` (0 or 1, or probabilities) under sigm(scores): softplus(s) - label * s."""
-    _paired("bce", scores, labels)
-    return _total(ops.softplus(scores) - ops.cast(labels, scores.dtype) * scores, average, scores.size)
+    scores, labels = _paired("bce", scores, labels)
+    return _total(ops.softplus(scores) - labels * scores, average, scores.size)
 
 
 @function(samples=(sample((3, 4), lambda rng: rng.integers(0, 2, (3, 4)) * 2 - 1),
@@ -193,5 +196,36 @@ def bce(scores, labels, average=True):
           reference=_two_class(lambda s, t: np.log(1 + np.exp(-t * s))))
 def logistic(scores, labels, average=True):
     """The logistic loss of `labels` (-1 or 1): softplus(-label * s)."""
-    _paired("logistic", scores, labels)
-    return _total(ops.softplus(-ops.cast(labels, scores.dtype) * scores), average, scores.size)
+    scores, labels = _paired("logistic", scores, labels)
+    return _total(ops.softplus(-labels * scores), average, scores.size)
+
+
+# ---- dropout
+
+# Linear in x, so its derivative is the same operation with the same seed and counter: the mask is never kept.
+dropped = compound(
+    "dropped", "x, p, seed, counter", public=False,
+    expand=lambda x, p, seed, counter: ops.where(
+        ops.random_uniform(seed, counter, shape=x.shape, dtype=x.dtype) < p, 0, x / (1 - p)),
+    grad=(lambda dy, y, x, p, seed, counter: dropped(dy, p, seed, counter), None, None, None),
+    reference=lambda x, p, seed, counter: np.where(
+        ops.random_uniform.reference(seed, counter, np.shape(x), np.asarray(x).dtype) < p, 0, x / (1 - p)),
+    samples=(sample((3, 4), 0.3, 7, 2), sample((50,), 0.8, 7, 1 << 40)),
+    doc="x / (1 - p), but 0 where the random number is below p.")
+
+
+@function(samples=(sample((3, 4), 0.4, drop=False), sample((3, 4), 0, drop=True), sample((3, 4), 1, drop=True)),
+          reference=lambda x, p, drop: x * (1 - p) if drop else x)
+def dropout(x, p, drop=None, seed=None):
+    """x with each element set to 0 with probability p and divided by 1 - p otherwise.
+
+    It drops inside differentiated functions only, so the same model predicts as it is; `drop` (True or False) decides
+    otherwise. `p` is from 0 to 1. A `seed` makes the choice repeatable; without one it is drawn from knet's generator."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"[dropout] a probability lies between 0 and 1, not {p}.")
+    x = as_array(x)
+    if p == 0 or not (engine.depth() > 0 if drop is None else drop):
+        return x
+    if p == 1:
+        return ops.zeros_like(x)
+    return dropped(x, p, *(next_key() if seed is None else (seed, 0)))

@@ -257,6 +257,17 @@ class _Ops:
 ops = _Ops()
 
 
+class engine:
+    """What functions may ask of the engine. Set when the package is imported; until then, the answers of no engine."""
+
+    depth = staticmethod(lambda: 0)  # how many differentiated calls are open
+
+
+def as_array(x):
+    """x as something with a shape and a type: arrays as they are, numbers and lists recorded."""
+    return x if hasattr(x, "shape") else ops.alias(x)
+
+
 # ---- what the engine asks when it turns a rule or an expansion into a template
 
 def derive(op, dys, ys, xs, attrs, needs):

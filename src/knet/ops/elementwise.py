@@ -12,7 +12,7 @@ result y where that is cheaper. Conventions at kinks and poles, here and in redu
 """
 import math
 
-from .define import elementwise, function, np, sample
+from .define import as_array, elementwise, function, np, sample
 
 LN2, LN10 = math.log(2), math.log(10)
 PI = math.pi
@@ -142,6 +142,7 @@ trunc = elementwise("trunc", "x", c="vm::trunc(a)", c_int="a", c_bool="a", alias
     sample((3, 4)), sample((3, 4), decimals=1), sample((3, 4), decimals=-1)))
 def round(x, decimals=0):
     """x rounded to so many decimal places, halves to even; integers stay integers."""
+    x = as_array(x)
     if str(x.dtype).startswith(("int", "uint", "bool")):
         return x if decimals >= 0 else cast(rint(x / 10**-decimals) * 10**-decimals, x.dtype)
     if decimals == 0:
@@ -188,6 +189,7 @@ expm1 = elementwise(
 @function(reference="ldexp", samples=(sample((3, 4), lambda rng: rng.integers(-3, 9, (3, 4))),))
 def ldexp(x, n):
     """x * 2**n for whole n (2**n must be representable)."""
+    x = as_array(x)
     return x * exp2(cast(n, x.dtype))
 
 
@@ -390,6 +392,7 @@ def clip(x, min=None, max=None):
     x, nan=nan, posinf=posinf, neginf=neginf), samples=(sample((3, 4)), sample((3, 4), nan=1.0)))
 def nan_to_num(x, nan=0.0, posinf=None, neginf=None):
     """x, but `nan` where it is NaN, and `posinf` and `neginf` (None: the largest numbers of its type) where infinite."""
+    x = as_array(x)
     name = str(x.dtype)
     if not name.startswith("float"):
         return positive(x)

@@ -3,7 +3,7 @@
 `axis` is one axis, several, or None for all; with `keepdims` the reduced axes stay, with extent 1. Rules and expansions
 get `axis` normalised: a sorted tuple of non-negative integers (one integer for attributes of kind axis).
 """
-from .define import compound, function, np, ops, primitive, sample
+from .define import as_array, compound, function, np, ops, primitive, sample
 
 
 def _kept(shape, axis):
@@ -59,12 +59,16 @@ def _product_of_others(x, axis):
             ops.cumprod(_moved(x, axis, -1, 1), axis, True))
 
 
-def _dprod(dy, y, x, axis, keepdims):
+def _joined(x, axis):
+    """x with the given axes moved to the end and made one, and the order of axes that this took."""
     rest = [i for i in range(x.ndim) if i not in axis]
     order = (*rest, *axis)
-    moved = ops.transpose(x, order)
-    flat = ops.reshape(moved, (*(x.shape[i] for i in rest), _count(x.shape, axis)))
-    others = ops.reshape(_product_of_others(flat, len(rest)), moved.shape)
+    return ops.reshape(ops.transpose(x, order), (*(x.shape[i] for i in rest), _count(x.shape, axis))), order
+
+
+def _dprod(dy, y, x, axis, keepdims):
+    flat, order = _joined(x, axis)
+    others = ops.reshape(_product_of_others(flat, flat.ndim - 1), tuple(x.shape[i] for i in order))
     return _unreduce(dy, x, axis, keepdims) * ops.transpose(others, tuple(order.index(i) for i in range(x.ndim)))
 
 
@@ -212,6 +216,25 @@ std = compound(
     doc="The standard deviation over axes, sqrt(var); where it is 0 its derivative is taken as 0.")
 
 
+def _median(x, axis, keepdims):
+    flat, _ = _joined(x, axis)
+    last = flat.ndim - 1
+    ordered, _ = ops.sort(flat, last)
+
+    def at(i):
+        return ops.slice(ordered, i, axes=(last,), lengths=(1,), steps=(1,))
+    n = flat.shape[last]
+    middle, largest = (at((n - 1) // 2) + at(n // 2)) / 2, at(n - 1)  # NaN is sorted to the end
+    kept = _kept(x.shape, axis) if keepdims else flat.shape[:last]
+    return ops.reshape(ops.where(largest != largest, largest, middle), kept)
+
+
+median = compound(
+    "median", "x, axis: axes = None, keepdims: bool = False", expand=_median, reference="median",
+    samples=_SHAPES[:-1] + (sample((2, 4), axis=1),),
+    doc="The middle element over axes, or the mean of the two middle ones; NaN if there is one.")
+
+
 # ---- log-sum-exp and norms
 
 def _finite(m):
@@ -258,6 +281,7 @@ def _vector_norm(x, ord=2, axis=None, keepdims=False):
 def norm(x, ord=2, axis=None, keepdims=False):
     """The norm of the elements over axes: (sum of |x|**ord) ** (1/ord); for inf and -inf the largest and smallest |x|,
     for 0 the number of elements that are not 0. Derivatives at the zero vector are 0."""
+    x = as_array(x)
     if ord == 2:
         return norm2(x, axis, keepdims)
     if ord == 0:
