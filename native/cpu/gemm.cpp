@@ -1,0 +1,391 @@
+// Matrix products. The inner loops are in isa/micro.cpp: blocks of up to 14 x 2 vectors in registers. Around them: tiles
+// (tasks), blocks over k that keep a panel of b in L1, and packing where it pays.
+//
+// There is no BLAS underneath: it would bring its own threads, fork handlers and environment variables.
+#include "cpu/gemm.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <type_traits>
+
+#include "cpu/isa.h"
+#include "cpu/registry.h"
+#include "cpu/threads.h"
+
+namespace knet::cpu {
+
+const MicroTable& micro() {
+#if defined(KNET_X86)
+  return pick(v2::micro_table, v3::micro_table, v4::micro_table);
+#else
+  return base::micro_table;
+#endif
+}
+template <>
+const Micro<float>& micro_of<float>() { return micro().f32; }
+template <>
+const Micro<double>& micro_of<double>() { return micro().f64; }
+
+void* workspace(int slot, size_t bytes) {
+  struct Area {
+    void* data = nullptr;
+    size_t bytes = 0;
+    ~Area() { std::free(data); }
+  };
+  static thread_local Area areas[2];
+  Area& a = areas[slot];
+  if (bytes > a.bytes) {
+    std::free(a.data);
+    a.bytes = 0;
+    size_t size = (bytes + bytes / 8 + 4095) / 4096 * 4096;
+    a.data = std::aligned_alloc(64, size);
+    if (!a.data) throw Error(Error::Memory, "[matmul] no memory for " + std::to_string(size) + " bytes of working space.");
+    a.bytes = size;
+  }
+  return a.data;
+}
+
+namespace {
+
+// A panel of b is kBlock x 2 vectors: 32 KiB with 64-byte vectors, of 32 to 48 KiB of L1.
+constexpr int64_t kBlock = 256;
+// Largest tile, in elements of c. Packed: 256 x 512 floats of b and 336 x 256 of a, 0.85 MiB, for an L2 of 1 MiB or more.
+constexpr int64_t kTileM = 336, kTileN = 512;
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// off[p] = p * ld for packed panels.
+template <class T>
+const int64_t* packed_rows(int64_t width) {
+  static const auto* table = [](int64_t w) {
+    auto* t = new int64_t[kBlock];
+    for (int64_t p = 0; p < kBlock; ++p) t[p] = p * w;
+    return t;
+  }(width);
+  return table;
+}
+
+// c (1 x n) = [c +] x (1 x k) b: memory-bound, each element of b is used once.
+template <class T>
+void vector_times(int64_t n, int64_t k, const T* x, int64_t xs, Mat<T> b, T* c, int64_t cs, bool add) {
+  const Micro<T>& micro = micro_of<T>();
+  if (b.cs == 1 && cs == 1) return micro.vecmat(n, k, x, xs, b.data, b.rs, c, add);
+  if (xs != 1) {
+    T* packed = static_cast<T*>(workspace(0, size_t(k) * sizeof(T)));
+    for (int64_t p = 0; p < k; ++p) packed[p] = x[p * xs];
+    x = packed;
+  }
+  for (int64_t j = 0; j < n; ++j) {
+    T sum;
+    if (b.rs == 1) sum = micro.dot(x, b.data + j * b.cs, k);
+    else {
+      sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += x[p] * b.data[p * b.rs + j * b.cs];
+    }
+    c[j * cs] = add ? c[j * cs] + sum : sum;
+  }
+}
+
+}  // namespace
+
+template <class T>
+Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k) : m(m), n(n), k(k) {
+  const Micro<T>& micro = micro_of<T>();
+  const int64_t width = 2 * micro.lanes;
+  // Multiply-adds per ns: 2 vectors a cycle at 2.5 GHz; what is padded costs as well. Reading b or c once: 10 GB/s.
+  cost_ns_ = double(m) * double(round_up(n, micro.lanes)) * double(k) / (micro.lanes * 5.0) +
+             double(m * k + k * n + m * n) * sizeof(T) / 40 + 50;
+  if (m == 0 || n == 0) return;
+  tile_m_ = std::min(m, kTileM);
+  tile_n_ = std::min(n, kTileN);
+  if (m == 1 || n == 1) {
+    // Vectors: 64 Ki elements of the matrix a task.
+    int64_t most = std::max<int64_t>(256, round_up((int64_t(1) << 16) / std::max<int64_t>(k, 1), 64));
+    (m == 1 ? tile_n_ : tile_m_) = std::min(most, std::max(m, n));
+  } else {
+    // Smaller tiles until there are 32, unless they fall below 2 M multiply-adds (some 25 us), where packing begins to cost.
+    while (((m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < 32 &&
+           double(tile_m_) * double(tile_n_) * double(k) > 4e6) {
+      if (tile_m_ > tile_n_ && tile_m_ > micro.rows) tile_m_ = round_up(tile_m_ / 2, micro.rows);
+      else if (tile_n_ > width) tile_n_ = round_up(tile_n_ / 2, width);
+      else break;
+    }
+  }
+  rows_ = (m + tile_m_ - 1) / tile_m_;
+  cols_ = (n + tile_n_ - 1) / tile_n_;
+  // Even shares: 1000 rows are 3 tiles of 336, not 2 and a rest.
+  if (m > 1 && n > 1) {
+    tile_m_ = std::min(m, round_up((m + rows_ - 1) / rows_, micro.rows));
+    tile_n_ = std::min(n, round_up((n + cols_ - 1) / cols_, width));
+    rows_ = (m + tile_m_ - 1) / tile_m_;
+    cols_ = (n + tile_n_ - 1) / tile_n_;
+  }
+}
+
+template <class T>
+std::string Gemm<T>::text() const {
+  return std::to_string(m) + "x" + std::to_string(k) + "x" + std::to_string(n) + ", " + std::to_string(tiles()) + " tiles of " +
+         std::to_string(tile_m_) + "x" + std::to_string(tile_n_);
+}
+
+template <class T>
+void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) const {
+  const int64_t i0 = t / cols_ * tile_m_, j0 = t % cols_ * tile_n_;
+  const int64_t tm = std::min(tile_m_, m - i0), tn = std::min(tile_n_, n - j0);
+  a.data += i0 * a.rs;
+  b.data += j0 * b.cs;
+  c += i0 * ldc + j0;
+  if (k == 0) {
+    if (!add)
+      for (int64_t i = 0; i < tm; ++i) std::memset(c + i * ldc, 0, size_t(tn) * sizeof(T));
+    return;
+  }
+  if (m == 1) return vector_times<T>(tn, k, a.data, a.cs, b, c, 1, add);
+  if (n == 1) return vector_times<T>(tm, k, b.data, b.rs, {a.data, a.cs, a.rs}, c, ldc, add);
+
+  const Micro<T>& micro = micro_of<T>();
+  const int64_t lanes = micro.lanes, width = 2 * lanes;
+  const int64_t blocks = (tm + micro.rows - 1) / micro.rows;
+  // Each costs about as much as 6 rows (b) or 1 panel (a) of products; what is packed is read in order, without
+  // conflicts in the cache.
+  const bool pack_a = tn > 3 * width || (tn > width && a.rs * int64_t(sizeof(T)) % 1024 == 0);
+  const bool pack_b = b.cs != 1 || blocks > 2;
+  const int64_t kb = std::min(k, kBlock);
+  T* packed_b = static_cast<T*>(workspace(0, size_t(kb * (pack_b ? round_up(tn, width) : width) + (pack_a ? kb * tm : 0)) * sizeof(T)));
+  T* packed_a = packed_b + kb * (pack_b ? round_up(tn, width) : width);
+  int64_t direct[kBlock];
+  if (!pack_b)
+    for (int64_t p = 0; p < kb; ++p) direct[p] = p * b.rs;
+  const int64_t* packed = packed_rows<T>(width);
+
+  for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
+    const int64_t kk = std::min(kBlock, k - p0);
+    const T* a_block = a.data + p0 * a.cs;
+    const T* b_block = b.data + p0 * b.rs;
+    const bool accumulate = add || p0;
+    auto blocks_of_a = [&](auto&& each) {  // of about equal height; each(first row, rows)
+      for (int64_t i = 0, left = blocks; left > 0; --left) {
+        const int64_t r = (tm - i + left - 1) / left;
+        each(i, r);
+        i += r;
+      }
+    };
+    // Both are read along their rows, kChunk rows at a time, whatever the order of what is written.
+    constexpr int64_t kChunk = 16;
+    if (pack_a)
+      for (int64_t q = 0, step = a.cs == 1 ? kk : kChunk; q < kk; q += step)
+        blocks_of_a([&](int64_t i, int64_t r) {
+          micro.pack(packed_a + i * kk + q * r, std::min(step, kk - q), r, r, r, a_block + i * a.rs + q * a.cs, a.cs, a.rs);
+        });
+    if (pack_b)
+      for (int64_t q = 0, step = b.cs == 1 ? kChunk : kk; q < kk; q += step)
+        for (int64_t j = 0; j < tn; j += width) {
+          const int64_t cols = std::min(width, tn - j);
+          micro.pack(packed_b + j * kk + q * width, std::min(step, kk - q), cols, round_up(cols, lanes), width,
+                     b_block + q * b.rs + j * b.cs, b.rs, b.cs);
+        }
+    for (int64_t j = 0; j < tn; j += width) {
+      const int64_t cols = std::min(width, tn - j);
+      Panel<T> p;
+      p.n[0] = int(std::min(cols, lanes));
+      p.n[1] = int(std::max<int64_t>(0, cols - lanes));
+      p.c[0] = c + j;
+      p.c[1] = p.c[0] + lanes;
+      const int64_t* off = direct;
+      p.b[0] = b_block + j * b.cs;
+      if (pack_b) {
+        p.b[0] = packed_b + j * kk;
+        off = packed;
+      } else if (cols % lanes) {  // whole vectors would read beyond the rows of b
+        micro.pack(packed_b, kk, cols, round_up(cols, lanes), width, p.b[0], b.rs, b.cs);
+        p.b[0] = packed_b;
+        off = packed;
+      }
+      p.b[1] = p.b[0] + lanes;
+      if (!pack_a) {
+        micro.panel(tm, kk, a_block, a.rs, a.cs, off, p, ldc, accumulate);
+        continue;
+      }
+      blocks_of_a([&](int64_t i, int64_t r) {
+        Panel<T> part = p;
+        part.c[0] += i * ldc;
+        part.c[1] += i * ldc;
+        micro.panel(r, kk, packed_a + i * kk, 1, r, off, part, ldc, accumulate);
+      });
+    }
+  }
+}
+
+template class Gemm<float>;
+template class Gemm<double>;
+
+namespace {
+
+// The batch dimensions of a product: where each of its matrices begins.
+struct Batch {
+  int rank = 0;
+  int64_t count = 1;
+  int64_t dim[kMaxRank], stride[3][kMaxRank];  // strides of a, b, out
+
+  int64_t at(int operand, int64_t index) const {
+    int64_t offset = 0;
+    for (int d = rank - 1; d >= 0; --d) {
+      offset += index % dim[d] * stride[operand][d];
+      index /= dim[d];
+    }
+    return offset;
+  }
+};
+
+struct Problem {
+  int64_t m, n, k;
+  int64_t rsa, csa, rsb, csb;
+  Batch batch;
+};
+
+Problem problem(const Layout& out, const Layout& a, const Layout& b) {
+  Problem q;
+  const int ra = a.shape.rank, rb = b.shape.rank, ro = out.shape.rank;
+  q.m = a.shape[ra - 2];
+  q.k = a.shape[ra - 1];
+  q.n = b.shape[rb - 1];
+  q.rsa = a.stride[ra - 2];
+  q.csa = a.stride[ra - 1];
+  q.rsb = b.stride[rb - 2];
+  q.csb = b.stride[rb - 1];
+  // A stride over an extent of 1 says nothing; give it the value that makes the layout plain.
+  if (q.k == 1) q.csa = q.rsa == 1 ? q.m : 1, q.rsb = q.csb == 1 ? q.n : 1;
+  if (q.m == 1) q.rsa = q.csa == 1 ? q.k : 1;
+  if (q.n == 1) q.csb = q.rsb == 1 ? q.k : 1;
+  Batch& t = q.batch;
+  for (int d = 0; d < ro - 2; ++d) {
+    int64_t extent = out.shape[d];
+    t.count *= extent;
+    if (extent == 1) continue;
+    int da = d - (ro - ra), db = d - (ro - rb);
+    t.dim[t.rank] = extent;
+    t.stride[0][t.rank] = da >= 0 && a.shape[da] != 1 ? a.stride[da] : 0;
+    t.stride[1][t.rank] = db >= 0 && b.shape[db] != 1 ? b.stride[db] : 0;
+    t.stride[2][t.rank] = out.stride[d];
+    ++t.rank;
+  }
+  // One b for a whole stack of a's that lie one under the other: one tall product.
+  while (t.rank && t.stride[1][t.rank - 1] == 0 && t.stride[0][t.rank - 1] == q.m * q.rsa) {
+    --t.rank;
+    t.count /= t.dim[t.rank];
+    q.m *= t.dim[t.rank];
+  }
+  return q;
+}
+
+template <class T>
+class FloatMatmul final : public Step {
+ public:
+  FloatMatmul(const Problem& q, bool add) : q_(q), gemm_(q.m, q.n, q.k), add_(add) {
+    cost_ns = gemm_.cost_ns() * double(q.batch.count);
+    // Small products of a batch share a task: 20 us each.
+    if (gemm_.tiles() == 1) group_ = std::clamp<int64_t>(int64_t(20e3 / gemm_.cost_ns()), 1, std::max<int64_t>(1, q.batch.count));
+  }
+  void run(char* const* out, const char* const* in, char*) const override {
+    auto a = reinterpret_cast<const T*>(in[0]), b = reinterpret_cast<const T*>(in[1]);
+    auto c = reinterpret_cast<T*>(out[0]);
+    if (add_ && in[2] != out[0]) std::memcpy(c, in[2], size_t(q_.batch.count * q_.m * q_.n) * sizeof(T));
+    const int64_t tiles = gemm_.tiles(), count = q_.batch.count;
+    if (tiles == 0 || count == 0) return;
+    parallel((count + group_ - 1) / group_ * tiles, cost_ns, [&](int64_t task) {
+      int64_t first = task / tiles * group_, last = std::min(count, first + group_);
+      for (int64_t i = first; i < last; ++i)
+        gemm_.tile(task % tiles, {a + q_.batch.at(0, i), q_.rsa, q_.csa}, {b + q_.batch.at(1, i), q_.rsb, q_.csb},
+                   c + q_.batch.at(2, i), q_.n, add_);
+    });
+  }
+  bool may_alias(int, int in) const override { return in == 2; }
+  std::string text() const override {
+    return (q_.batch.count > 1 ? std::to_string(q_.batch.count) + " of " : "") + gemm_.text() + (add_ ? ", added in place" : "");
+  }
+
+ private:
+  Problem q_;
+  Gemm<T> gemm_;
+  bool add_;
+  int64_t group_ = 1;
+};
+
+// Integers (modulo 2^bits, so unsigned arithmetic serves the signed types too) and bool (or of ands).
+template <class T>
+class IntMatmul final : public Step {
+ public:
+  IntMatmul(const Problem& q, bool add) : q_(q), add_(add) {
+    cost_ns = double(q.batch.count) * double(q.m) * double(q.n) * double(q.k) * 0.15 * sizeof(T) + 50;
+  }
+  void run(char* const* out, const char* const* in, char*) const override {
+    auto a = reinterpret_cast<const T*>(in[0]), b = reinterpret_cast<const T*>(in[1]);
+    auto c = reinterpret_cast<T*>(out[0]);
+    const int64_t m = q_.m, n = q_.n, k = q_.k, count = q_.batch.count;
+    if (m == 0 || n == 0 || count == 0) return;
+    if (add_ && in[2] != out[0]) std::memcpy(c, in[2], size_t(count * m * n) * sizeof(T));
+    const int64_t tall = 16, tiles = (m + tall - 1) / tall;
+    parallel(count * tiles, cost_ns, [&](int64_t task) {
+      const T* x = a + q_.batch.at(0, task / tiles);
+      const T* y = b + q_.batch.at(1, task / tiles);
+      T* z = c + q_.batch.at(2, task / tiles);
+      const int64_t first = task % tiles * tall, last = std::min(m, first + tall);
+      if (!add_) std::memset(z + first * n, 0, size_t((last - first) * n) * sizeof(T));
+      for (int64_t p0 = 0; p0 < k; p0 += 64)  // 64 rows of b serve all rows of the tile while they are in cache
+        for (int64_t i = first; i < last; ++i)
+          for (int64_t p = p0; p < std::min(k, p0 + 64); ++p) {
+            const T s = x[i * q_.rsa + p * q_.csa];
+            const T* row = y + p * q_.rsb;
+            T* to = z + i * n;
+            if constexpr (std::is_same_v<T, bool>) {
+              if (s)
+                for (int64_t j = 0; j < n; ++j) to[j] = to[j] | row[j * q_.csb];
+            } else if (q_.csb == 1) {
+              for (int64_t j = 0; j < n; ++j) to[j] = T(to[j] + wide(s) * row[j]);
+            } else {
+              for (int64_t j = 0; j < n; ++j) to[j] = T(to[j] + wide(s) * row[j * q_.csb]);
+            }
+          }
+    });
+  }
+  bool may_alias(int, int in) const override { return in == 2; }
+
+ private:
+  // uint16 * uint16 would be computed in (signed) int and could overflow it.
+  static auto wide(T x) { return std::conditional_t<(sizeof(T) < 4), uint32_t, T>(x); }
+  Problem q_;
+  bool add_;
+};
+
+std::unique_ptr<Step> make_matmul(Op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t>) {
+  Problem q = problem(out[0], in[0], in[1]);
+  const bool add = in.size() == 3;
+  switch (out[0].dtype) {
+    case DType::F32: return std::make_unique<FloatMatmul<float>>(q, add);
+    case DType::F64: return std::make_unique<FloatMatmul<double>>(q, add);
+    case DType::Bool: return std::make_unique<IntMatmul<bool>>(q, add);
+    case DType::I8: case DType::U8: return std::make_unique<IntMatmul<uint8_t>>(q, add);
+    case DType::I16: case DType::U16: return std::make_unique<IntMatmul<uint16_t>>(q, add);
+    case DType::I32: case DType::U32: return std::make_unique<IntMatmul<uint32_t>>(q, add);
+    case DType::I64: case DType::U64: return std::make_unique<IntMatmul<uint64_t>>(q, add);
+    default:
+      throw Error(Error::Type, std::string("[matmul] has no cpu kernel for ") + name(out[0].dtype) + ". Cast to float32 first.");
+  }
+}
+
+// The matrices row- or column-major, the batch dimensions anyhow.
+bool accepts_matmul(Op, int input, const Layout& l) {
+  const int r = l.shape.rank;
+  if (input == 2) return l.is_contiguous();
+  const int64_t rows = l.shape[r - 2], cols = l.shape[r - 1], rs = l.stride[r - 2], cs = l.stride[r - 1];
+  bool row_major = (cs == 1 || cols == 1) && (rs >= cols || rows == 1);
+  bool col_major = (rs == 1 || rows == 1) && (cs >= rows || cols == 1);
+  return row_major || col_major;
+}
+
+const Register matmul({Op::matmul}, make_matmul, accepts_matmul);
+
+}  // namespace
+}  // namespace knet::cpu

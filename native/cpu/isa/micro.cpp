@@ -1,0 +1,269 @@
+// Register-blocked inner loops. See micro.h for what they compute.
+#include "cpu/isa/micro.h"
+
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace knet::cpu::KNET_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 14;  // 28 sums, 2 vectors of B, 1 broadcast in 32 registers
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32, kRows = 6;   // 12 sums, 2 vectors of B, 1 broadcast in 16 registers
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16, kRows = 12;
+#else
+constexpr int kVectorBytes = 16, kRows = 5;
+#endif
+
+template <class T>
+struct Vec {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+  static constexpr int lanes = kVectorBytes / int(sizeof(T));
+};
+
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load(const T* p) {
+  return *reinterpret_cast<const typename Vec<T>::type*>(p);
+}
+
+// c[0..n) = v, or += v; n below a whole vector.
+template <class T>
+inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::type v, int n, bool add) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __mmask16 m = __mmask16((1u << n) - 1);
+    __m512 x = add ? _mm512_add_ps(_mm512_maskz_loadu_ps(m, c), (__m512)v) : (__m512)v;
+    _mm512_mask_storeu_ps(c, m, x);
+  } else {
+    __mmask8 m = __mmask8((1u << n) - 1);
+    __m512d x = add ? _mm512_add_pd(_mm512_maskz_loadu_pd(m, c), (__m512d)v) : (__m512d)v;
+    _mm512_mask_storeu_pd(c, m, x);
+  }
+#else
+  T part[Vec<T>::lanes];
+  *reinterpret_cast<typename Vec<T>::type*>(part) = v;
+  if (add)
+    for (int j = 0; j < n; ++j) c[j] += part[j];
+  else
+    for (int j = 0; j < n; ++j) c[j] = part[j];
+#endif
+}
+
+// R rows of A are reached from every third one, R / 3 pointers and one stride: they fit the integer registers.
+template <class T, int R, int NV>
+void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t row, int64_t ldc,
+           bool add) {
+  using V = typename Vec<T>::type;
+  V sum[R][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) sum[i][v] = V{};
+  constexpr int kThirds = (R + 2) / 3;
+  const T* q[kThirds];
+  for (int i = 0; i < kThirds; ++i) q[i] = a + 3 * i * rsa;
+  const T *b0 = p.b[0], *b1 = p.b[1];
+  if (k >= 64)  // the rows of c are far apart: on their way while the sums are made
+    for (int i = 0; i < R; ++i)
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c[v] + (row + i) * ldc, 1);
+  for (int64_t s = 0; s < k; ++s) {
+    V b[NV];
+    b[0] = load(b0 + off[s]);
+    if constexpr (NV > 1) b[1] = load(b1 + off[s]);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      T x = q[i / 3][(i % 3) * rsa];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sum[i][v] += x * b[v];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kThirds; ++i) q[i] += csa;
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < NV; ++v) {
+    T* c = p.c[v] + row * ldc;
+    if (int n = p.n[v]; n < Vec<T>::lanes) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) store_part<T>(c + i * ldc, sum[i][v], n, add);
+    } else if (add) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) *reinterpret_cast<V*>(c + i * ldc) += sum[i][v];
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) *reinterpret_cast<V*>(c + i * ldc) = sum[i][v];
+    }
+  }
+}
+
+template <class T, int NV>
+using Block = void (*)(int64_t, const T*, int64_t, int64_t, const int64_t*, const Panel<T>&, int64_t, int64_t, bool);
+
+template <class T, int NV, int... R>
+struct Blocks {
+  static constexpr Block<T, NV> table[] = {block<T, R + 1, NV>...};
+};
+template <class T, int NV, int N, int... R>
+struct MakeBlocks : MakeBlocks<T, NV, N - 1, N - 1, R...> {};
+template <class T, int NV, int... R>
+struct MakeBlocks<T, NV, 0, R...> : Blocks<T, NV, R...> {};
+
+template <class T, int NV>
+void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t ldc,
+          bool add) {
+  int64_t blocks = (m + kRows - 1) / kRows, i = 0;
+  for (int64_t b = blocks; b > 0; --b) {
+    int64_t r = (m - i + b - 1) / b;
+    MakeBlocks<T, NV, kRows>::table[r - 1](k, a + i * rsa, rsa, csa, off, p, i, ldc, add);
+    i += r;
+  }
+}
+
+template <class T>
+void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t ldc,
+           bool add) {
+  if (p.n[1]) rows<T, 2>(m, k, a, rsa, csa, off, p, ldc, add);
+  else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
+}
+
+// An 8 x 8 (float) or 4 x 4 (double) transpose in registers: columns of src become rows of dst.
+inline void transpose8(float* dst, int64_t width, const float* src, int64_t cs) {
+  typedef float V __attribute__((vector_size(32), aligned(4), may_alias));
+  typedef int I __attribute__((vector_size(32)));
+  V r[8], t[8];
+  for (int j = 0; j < 8; ++j) r[j] = *reinterpret_cast<const V*>(src + j * cs);
+  for (int j = 0; j < 8; j += 2) {
+    t[j] = __builtin_shuffle(r[j], r[j + 1], I{0, 8, 2, 10, 4, 12, 6, 14});
+    t[j + 1] = __builtin_shuffle(r[j], r[j + 1], I{1, 9, 3, 11, 5, 13, 7, 15});
+  }
+  for (int j = 0; j < 8; j += 4)
+    for (int h = 0; h < 2; ++h) {
+      r[j + h] = __builtin_shuffle(t[j + h], t[j + 2 + h], I{0, 1, 8, 9, 4, 5, 12, 13});
+      r[j + 2 + h] = __builtin_shuffle(t[j + h], t[j + 2 + h], I{2, 3, 10, 11, 6, 7, 14, 15});
+    }
+  for (int j = 0; j < 4; ++j) {
+    t[j] = __builtin_shuffle(r[j], r[j + 4], I{0, 1, 2, 3, 8, 9, 10, 11});
+    t[j + 4] = __builtin_shuffle(r[j], r[j + 4], I{4, 5, 6, 7, 12, 13, 14, 15});
+  }
+  for (int j = 0; j < 8; ++j) *reinterpret_cast<V*>(dst + j * width) = t[j];
+}
+inline void transpose8(double* dst, int64_t width, const double* src, int64_t cs) {
+  for (int p = 0; p < 8; ++p)
+    for (int j = 0; j < 8; ++j) dst[p * width + j] = src[j * cs + p];
+}
+
+template <class T>
+void pack(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* src, int64_t rs, int64_t cs) {
+  if (cs == 1) {
+    for (int64_t p = 0; p < k; ++p) {
+      T* to = dst + p * width;
+      const T* from = src + p * rs;
+      int64_t j = 0;
+      for (; j + Vec<T>::lanes <= n; j += Vec<T>::lanes)
+        *reinterpret_cast<typename Vec<T>::type*>(to + j) = load(from + j);
+      for (; j < n; ++j) to[j] = from[j];
+      for (; j < padded; ++j) to[j] = 0;
+    }
+    return;
+  }
+  int64_t j = 0;
+  if (rs == 1 && n >= 8)
+    for (; j < n; j += 8) {
+      if (j + 8 > n) j = n - 8;  // the last eight overlap those before them
+      int64_t p = 0;
+      for (; p + 8 <= k; p += 8) transpose8(dst + p * width + j, width, src + j * cs + p, cs);
+      for (; p < k; ++p)
+        for (int64_t i = j; i < j + 8; ++i) dst[p * width + i] = src[i * cs + p];
+    }
+  for (; j < n; ++j)
+    for (int64_t p = 0; p < k; ++p) dst[p * width + j] = src[p * rs + j * cs];
+  if (n < padded)
+    for (int64_t p = 0; p < k; ++p)
+      for (int64_t i = n; i < padded; ++i) dst[p * width + i] = 0;
+}
+
+// V vectors of columns at a time: 8 hide the latency of the additions, and read b in long pieces.
+template <class T, int V>
+int64_t vecmat_part(int64_t j, int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add) {
+  constexpr int L = Vec<T>::lanes;
+  for (; j + V * L <= n; j += V * L) {
+    typename Vec<T>::type sum[V] = {};
+    for (int64_t p = 0; p < k; ++p)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[v] += x[p * xs] * load(b + p * ldb + j + v * L);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      auto* to = reinterpret_cast<typename Vec<T>::type*>(c + j + v * L);
+      *to = add ? *to + sum[v] : sum[v];
+    }
+  }
+  return j;
+}
+
+template <class T>
+void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add) {
+  int64_t j = vecmat_part<T, 8>(0, n, k, x, xs, b, ldb, c, add);
+  j = vecmat_part<T, 1>(j, n, k, x, xs, b, ldb, c, add);
+  if (j == n) return;
+  constexpr int L = Vec<T>::lanes;
+  T sum[L] = {};
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t i = j; i < n; ++i) sum[i - j] += x[p * xs] * b[p * ldb + i];
+  for (int64_t i = j; i < n; ++i) c[i] = add ? c[i] + sum[i - j] : sum[i - j];
+}
+
+template <class T>
+T dot(const T* a, const T* b, int64_t n) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V s[4] = {V{}, V{}, V{}, V{}};
+  int64_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L)
+    for (int u = 0; u < 4; ++u) s[u] += load(a + i + u * L) * load(b + i + u * L);
+  for (; i + L <= n; i += L) s[0] += load(a + i) * load(b + i);
+  V all = (s[0] + s[1]) + (s[2] + s[3]);
+  T lane[L];
+  *reinterpret_cast<V*>(lane) = all;
+  for (int half = L / 2; half; half /= 2)
+    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+  T sum = lane[0];
+  for (; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+template <class T, int W>
+void copy_runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
+  struct Chunk { T v[W]; };
+  for (int64_t r = 0; r < runs; ++r) {
+    Chunk c;
+    std::memcpy(&c, src + off[r * len], sizeof c);
+    std::memcpy(dst + r * len, &c, sizeof c);
+  }
+}
+
+template <class T>
+void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
+  if (len == 1)
+    for (int64_t r = 0; r < runs; ++r) dst[r] = src[off[r]];
+  else if (len == 2) copy_runs<T, 2>(dst, src, off, runs, len);
+  else if (len <= 4) copy_runs<T, 4>(dst, src, off, runs, len);
+  else if (len <= 8) copy_runs<T, 8>(dst, src, off, runs, len);
+  else if (len <= 16) copy_runs<T, 16>(dst, src, off, runs, len);
+  else
+    for (int64_t r = 0; r < runs; ++r) std::memcpy(dst + r * len, src + off[r * len], size_t(len) * sizeof(T));
+}
+
+template <class T>
+constexpr Micro<T> table() {
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dot<T>, runs<T>};
+}
+
+}  // namespace
+
+
+const MicroTable micro_table = {table<float>(), table<double>()};
+
+}  // namespace knet::cpu::KNET_ISA

@@ -1,0 +1,54 @@
+// The inner loops of products and convolutions, one table per instruction set. Plain declarations only: this header is
+// compiled into every instruction set.
+#pragma once
+#include <cstdint>
+
+namespace knet::cpu {
+
+// A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come from
+// different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the same.
+//   c[v][i * ldc + j] (+)= sum over p < k of a[i * rsa + p * csa] * b[v][off[p] + j],  i < m, j < n[v]
+// Whole vectors of B are read (b[v] + off[p] + lanes must be readable) even where n[v] is less. The sum over p is in order,
+// one fused chain per element: the result depends neither on m nor on the panel's place.
+template <class T>
+struct Panel {
+  const T* b[2];
+  T* c[2];
+  int n[2];  // n[1] = 0: one vector only
+};
+
+template <class T>
+struct Micro {
+  int lanes;  // elements of a vector
+  int rows;   // most rows held in registers; rows beyond that are done in blocks of about equal height
+  void (*panel)(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
+                int64_t ldc, bool add);
+  // dst[p * width + j] = src[p * rs + j * cs] for p < k, j < n; zeros for n <= j < padded.
+  void (*pack)(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* src, int64_t rs, int64_t cs);
+  // c[j] (+)= sum over p < k of x[p * xs] * b[p * ldb + j], j < n
+  void (*vecmat)(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add);
+  // sum of a[i] * b[i]
+  T (*dot)(const T* a, const T* b, int64_t n);
+  // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15 elements
+  // beyond each run (later runs overwrite it).
+  void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
+};
+
+struct MicroTable {
+  Micro<float> f32;
+  Micro<double> f64;
+};
+
+#if defined(KNET_X86)
+namespace v2 { extern const MicroTable micro_table; }
+namespace v3 { extern const MicroTable micro_table; }
+namespace v4 { extern const MicroTable micro_table; }
+#else
+namespace base { extern const MicroTable micro_table; }
+#endif
+
+const MicroTable& micro();
+template <class T>
+const Micro<T>& micro_of();
+
+}  // namespace knet::cpu
