@@ -86,8 +86,15 @@ def zeros(w, batch, atype):
 def read(name):
     if name in knet.data.TEXTS and not os.path.exists(name):
         return knet.data.text(name)
-    with open(name, encoding="utf-8", newline="") as f:
-        return f.read()
+    try:
+        with open(name, "rb") as f:
+            content = f.read()
+    except OSError as error:
+        raise SystemExit(f"charlm: {error}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def encode(text, vocab, batchsize):
@@ -183,8 +190,8 @@ def fit(w, chars, data, o, atype):
         state = zeros(w, o.batchsize, atype)
         train(w, state, progress(chunks, f"epoch {epoch}", keep=False), lr, o.gclip)
         if o.gcheck:
-            check = lambda w, text: loss(w, zeros(w, o.batchsize, atype), text)
-            print("gradcheck", knet.gradcheck(check, w, chunks[0], gcheck=o.gcheck))
+            whole = lambda w, text: loss(w, zeros(w, o.batchsize, atype), text)
+            print("gradcheck", knet.gradcheck(whole, w, chunks[0], nsample=o.gcheck, verbose=True))
         if o.fast:
             continue
         now = losses(epoch)

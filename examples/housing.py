@@ -70,7 +70,7 @@ def main(args=None):
         if not o.fast:
             report(epoch)
         if o.gcheck:
-            print("gradcheck", knet.gradcheck(loss, w, xtrn, ytrn, gcheck=o.gcheck))
+            print("gradcheck", knet.gradcheck(loss, w, xtrn, ytrn, nsample=o.gcheck, verbose=True))
     np.asarray(w[0])  # waits for the last step
     print(f"{time.perf_counter() - start:.3f} seconds", file=sys.stderr)
     return w

@@ -71,7 +71,7 @@ def main(args=None):
             print(f"(:epoch,{epoch},:loss,{test(w, batches(rng, true, o, atype)):.6g})", flush=True)
         if o.gcheck:
             x, y = batches(rng, true, o, atype)[0]
-            print("gradcheck", knet.gradcheck(loss, w, x, y, gcheck=o.gcheck))
+            print("gradcheck", knet.gradcheck(loss, w, x, y, nsample=o.gcheck, verbose=True))
     np.asarray(w)  # waits for the last step
     print(f"{time.perf_counter() - start:.3f} seconds", file=sys.stderr)
     return w

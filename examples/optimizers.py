@@ -75,7 +75,7 @@ def main(args=None):
         if not o.fast:
             report(epoch)
         if o.gcheck:
-            print("gradcheck", knet.gradcheck(loss, w, *dtrn[0], gcheck=o.gcheck))
+            print("gradcheck", knet.gradcheck(loss, w, *dtrn[0], nsample=o.gcheck, verbose=True))
         if left == 0:
             break
     np.asarray(w[0])  # waits for the last step

@@ -1,0 +1,41 @@
+# make demo      train LeNet on MNIST and draw what it learned
+# make test      build, and run the tests
+# make test-all  also the slow ones: accuracies on real data (KNET_DATA names the folder that has it)
+# make bench     measure against NumPy and, where they are installed, other frameworks
+# make clean     remove everything that was built
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -name '*.pyc' ! -path '*/__pycache__/*')
+
+.PHONY: demo test test-all bench build clean
+
+demo: $(VENV)/installed
+	$(PY) examples/demo.py
+
+test: $(VENV)/installed
+	$(PY) -m pytest
+
+test-all: $(VENV)/installed
+	$(PY) -m pytest -m "slow or not slow"
+
+bench: $(VENV)/installed
+	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+
+build: $(VENV)/installed
+
+# What the build needs lives in the environment itself, so that a rebuild compiles only what has changed.
+$(VENV)/tools: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "knet needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check cmake ninja $$($(PY) -c \
+	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	@touch $@
+
+$(VENV)/installed: $(VENV)/tools $(SOURCES)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation '.[examples,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build demo .pytest_cache .hypothesis
