@@ -34,7 +34,6 @@ a compound, whose expansion is differentiated.
 
 Entries of other files are reached through `ops` (`ops.reshape(x, s)`), so that files of entries import only this one.
 """
-import re
 from collections import namedtuple
 
 KINDS = ("Meta", "Elementwise", "Reduce", "Movement", "Contraction", "Index", "Create", "Random", "Other", "Compound")
@@ -325,24 +324,34 @@ def decode(op, words):
 
 # ---- reading declarations
 
-_COMMA = re.compile(r",\s*(?![^()]*\))")
-_PARAMETER = re.compile(r"(\*?\w+)(?:\s*:\s*(\w+))?(?:\s*=\s*(.+))?")
-_CONSTANTS = {"None": None, "True": True, "False": False, "()": ()}
+_CONSTANTS = {"None": None, "True": True, "False": False}
 
 
 def _parse(signature):
     inputs, defaults, attrs = [], {}, []
-    for parameter in _COMMA.split(signature) if signature else ():
-        name, kind, default = _PARAMETER.fullmatch(parameter.strip()).groups()
-        if kind is None:
+    for parameter in _split(signature):
+        parameter, _, default = map(str.strip, parameter.partition("="))
+        name, _, kind = map(str.strip, parameter.partition(":"))
+        if not kind:
             inputs.append(name)
-            if default is not None:
+            if default:
                 defaults[name] = _literal(default)
         elif kind in ATTR_KINDS:
-            attrs.append(Attr(name, kind, REQUIRED if default is None else _literal(default)))
+            attrs.append(Attr(name, kind, _literal(default) if default else REQUIRED))
         else:
             raise ValueError(f"[define] no kind of attribute {kind} in: {signature}")
     return tuple(inputs), defaults, tuple(attrs)
+
+
+def _split(text):
+    """The parts between commas that are not in parentheses."""
+    parts = []
+    for piece in text.split(","):
+        if parts and parts[-1].count("(") > parts[-1].count(")"):
+            parts[-1] += "," + piece
+        elif piece.strip():
+            parts.append(piece)
+    return parts
 
 
 def _literal(text):
@@ -350,7 +359,7 @@ def _literal(text):
         return _CONSTANTS[text]
     if text[0] == "(":
         return tuple(_literal(t.strip()) for t in text[1:-1].split(",") if t.strip())
-    return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _intervals(domain, n):
