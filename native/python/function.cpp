@@ -307,8 +307,7 @@ PyObject* record(const Entry& e, PyObject* const* objects, size_t n, PyObject* c
       }
     }
   }
-  static const Shape none;
-  const Shape first = in.n ? t.spec(in.v[0]).shape : none;
+  const Shape first = in.n ? t.spec(in.v[0]).shape : Shape();
   Words w;
   for (size_t i = 0; i < e.attrs.size(); ++i) encode(e, e.attrs[i], attrs[i], first, w);
   const uint32_t y = t.append(e.op, {in.v, in.n}, {w.few, w.n});
