@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+from sampling import arguments_of, samples_of, tupled
 
 HERE = pathlib.Path(__file__).resolve().parent.parent / "src" / "knet" / "ops"
 
@@ -174,40 +175,6 @@ def backward(seeds, wrt):
 
 # ---- the calls to test
 
-def draw(rng, intervals, shape):
-    """Random numbers from a union of intervals."""
-    lo, hi = np.array(intervals).T
-    which = rng.integers(0, len(lo), shape)
-    return np.asarray(rng.uniform(lo[which], hi[which]))
-
-
-def inputs_of(entry, sample, rng):
-    domains = entry.domain if isinstance(entry.domain[0], tuple) and isinstance(entry.domain[0][0], tuple) else None
-    if domains is None:
-        d = entry.domain
-        domains = ((tuple(d),) if not isinstance(d[0], list) else tuple(map(tuple, d[0])),)
-
-    def make(i, given):
-        if callable(given):
-            return given(rng)
-        if isinstance(given, tuple):
-            return draw(rng, domains[min(i, len(domains) - 1)], given)
-        return given
-    return [make(i, x) for i, x in enumerate(sample.inputs)], {
-        k: v(rng) if callable(v) else v for k, v in sample.attrs.items()}
-
-
-def samples_of(entry):
-    if entry.samples or not isinstance(entry, define.Op) or entry.kind != "Elementwise":
-        return entry.samples
-    n = len(entry.inputs)
-    attrs = {"dtype": "float64"} if entry.name == "cast" else {}
-    shapes = [((3, 4),) * n, ((),) * n]
-    if n > 1:
-        shapes.append(((3, 1), (4,), (2, 1, 1))[:n])
-    return [define.Sample(s, attrs) for s in shapes]
-
-
 def cases(wanted):
     return list(_cases(wanted))
 
@@ -216,12 +183,8 @@ def _cases(wanted):
     for entry in entries.REGISTRY.values():
         if (getattr(entry, "kind", "") not in ("Meta", "Random") and entry.reference is not None
                 and entry.name != "where" and wanted(entry)):
-            for k, sample in enumerate(samples_of(entry)):
+            for k, sample in enumerate(samples_of(entry, define.Sample)):
                 yield pytest.param(entry, sample, id=f"{entry.name}-{k}")
-
-
-def tupled(y):
-    return y if isinstance(y, (tuple, list)) else (y,)
 
 
 def project(fn, xs, ws):
@@ -288,7 +251,7 @@ def caller(entry, attrs):
     lambda e: not isinstance(e, define.Op) or e.grad is not None or e.kind == "Compound"))
 def test_derivatives(entry, sample):
     rng = np.random.default_rng(1)
-    arguments, attrs = inputs_of(entry, sample, rng)
+    arguments, attrs = arguments_of(entry, sample, rng)
     check_derivatives(caller(entry, attrs), arguments, rng)
 
 
@@ -296,7 +259,7 @@ def test_derivatives(entry, sample):
 def test_values(entry, sample):
     """Expansions and functions are what their references say."""
     rng = np.random.default_rng(2)
-    arguments, attrs = inputs_of(entry, sample, rng)
+    arguments, attrs = arguments_of(entry, sample, rng)
     wrapped = [Array(x) if isinstance(x, np.ndarray) else x for x in arguments]
     if isinstance(entry, define.Op):
         given = {a.name: normalised(a, attrs.get(a.name, a.default), arguments[0]) for a in entry.attrs}
