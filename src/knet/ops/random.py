@@ -121,7 +121,7 @@ def uniform(low=0.0, high=1.0, shape=None, dtype=None):
     u = random_uniform(*next_key(), shape=_shape_of(low, high, shape=shape), dtype=dtype)
     if _is(low, 0):
         return u if _is(high, 1) else ops.multiply(u, high)
-    return ops.add(ops.multiply(u, ops.subtract(high, low)), low)
+    return ops.add(ops.multiply(u, high - low), low)
 
 
 @function()
@@ -147,7 +147,7 @@ def randn(*shape, dtype=None):
 
 @function(aliases=("randint",))
 def integers(low, high=None, shape=(), dtype="int64"):
-    """Integers in low, ..., high - 1 (0, ..., low - 1 if there is no high), equally likely to within 2**-32 of range / 2**32."""
+    """Integers in low, ..., high - 1 (0, ..., low - 1 if there is no high), all equally likely."""
     if high is None:
         low, high = 0, low
     if isinstance(low, int) and isinstance(high, int):
@@ -155,9 +155,9 @@ def integers(low, high=None, shape=(), dtype="int64"):
             raise ValueError(f"[integers] no integer is at least {low} and below {high}. Use high > low.")
         if high - low > 1 << 53:
             raise ValueError(f"[integers] the range {low} to {high} is wider than 2**53. Use random_bits.")
-    # 53 random bits scaled to the range: for ranges below 2**32 no integer is off by more than one part in 2**21.
+    # 53 random bits scaled to the range: the probability of an integer is off by at most range / 2**53 of itself.
     u = random_uniform(*next_key(), shape=_shape_of(low, high, shape=shape), dtype="float64")
-    n = ops.cast(ops.floor(ops.multiply(u, ops.subtract(high, low))), dtype="int64")
+    n = ops.cast(ops.floor(ops.multiply(u, high - low)), dtype="int64")
     return ops.cast(ops.add(n, low), dtype=_dtype_name(dtype))
 
 

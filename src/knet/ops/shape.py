@@ -24,8 +24,8 @@ def default_float(dtype=None):
 
 
 def as_array(x):
-    """`x` as something with a shape: arrays as they are, numbers and lists recorded."""
-    return x if hasattr(x, "shape") else ops.alias(x)
+    """`x` as an array of ours: NumPy's, numbers and lists are recorded."""
+    return x if hasattr(x, "shape") and type(x).__module__ != "numpy" else ops.alias(x)
 
 
 def _dtype_name(dtype):

@@ -1,0 +1,121 @@
+"""Knet's published numbers for convolution and pooling, its own identities, and messages."""
+import itertools
+
+import numpy as np
+import pytest
+
+import knet
+
+
+def row(*v):
+    return np.array(v, "float32").reshape(1, 1, 1, -1)
+
+
+def values(x):
+    return np.asarray(x.numpy())
+
+
+W, X = row(1, 2, 3), row(1, 2, 3, 4, 5, 6, 7)
+W2 = np.arange(1, 25, dtype="float32").reshape(3, 2, 2, 2)
+X2 = np.arange(1, 19, dtype="float32").reshape(1, 2, 3, 3)
+SQUARE = np.arange(1, 10, dtype="float32").reshape(1, 1, 3, 3)
+FOUR = np.array([[1, 2], [3, 4]], "float32").reshape(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({}, [10, 16, 22, 28, 34]),
+    ({"padding": (0, 1)}, [4, 10, 16, 22, 28, 34, 32]),
+    ({"padding": (0, 1), "stride": 3}, [4, 22, 32]),
+    ({"mode": 1}, [14, 20, 26, 32, 38]),
+    ({"alpha": 2}, [20, 32, 44, 56, 68]),
+    ({"dilation": (1, 2)}, [5 + 2 * 3 + 3 * 1, 6 + 2 * 4 + 3 * 2, 7 + 2 * 5 + 3 * 3])])
+def test_conv_row(options, expected):
+    y = values(knet.conv4(W, X, **options))
+    np.testing.assert_array_equal(y, row(*expected))
+
+
+def test_conv_square():
+    np.testing.assert_array_equal(values(knet.conv4(FOUR, SQUARE))[0, 0], [[23, 33], [53, 63]])
+    np.testing.assert_array_equal(values(knet.conv4(FOUR, SQUARE, mode=1))[0, 0], [[37, 47], [67, 77]])
+
+
+def test_conv_channels():
+    np.testing.assert_array_equal(values(knet.conv4(W2, X2))[0], [
+        [[328, 364], [436, 472]], [[808, 908], [1108, 1208]], [[1288, 1452], [1780, 1944]]])
+    np.testing.assert_array_equal(values(knet.conv4(W2, X2, mode=1))[0], [
+        [[356, 392], [464, 500]], [[836, 936], [1136, 1236]], [[1316, 1480], [1808, 1972]]])
+
+
+@pytest.mark.parametrize("n, options, expected", [
+    (6, {}, [2, 4, 6]), (6, {"window": (1, 3)}, [3, 6]), (6, {"padding": (0, 1)}, [1, 3, 5, 6]), (10, {"stride": (1, 4)}, [2, 6, 10]),
+    (6, {"padding": (0, 1), "mode": 1}, [0.5, 2.5, 4.5, 3]), (6, {"padding": (0, 1), "mode": 2}, [1, 2.5, 4.5, 6])])
+def test_pool_row(n, options, expected):
+    options = {"window": (1, 2), **options}
+    np.testing.assert_array_equal(values(knet.pool(row(*range(1, n + 1)), **options)), row(*expected))
+
+
+def test_pool_square():
+    x = np.arange(1, 17, dtype="float32").reshape(1, 1, 4, 4)
+    np.testing.assert_array_equal(values(knet.pool(x))[0, 0], [[6, 8], [14, 16]])
+    np.testing.assert_array_equal(values(knet.pool(x, mode=3))[0, 0], [[6, 8], [14, 16]])
+    np.testing.assert_array_equal(values(knet.pool(x, alpha=2))[0, 0], [[12, 16], [28, 32]])
+
+
+def test_max_pool_never_picks_padding():
+    np.testing.assert_array_equal(values(knet.pool(-X2, padding=1)), values(knet.pool(-X2, padding=1, mode=3)))
+    assert values(knet.pool(-X2, padding=1)).max() < 0
+
+
+@pytest.mark.parametrize("mode, options", list(itertools.product((0, 1, 2, 3), (
+    {}, {"window": 3}, {"padding": 1}, {"stride": 3}, {"window": 3, "padding": 1}, {"alpha": 2}, {"window": (2, 3), "padding": (0, 1)}))))
+def test_pool_of_unpool(mode, options):
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype("float32")
+    y = knet.unpool(x, mode=mode, **options)
+    np.testing.assert_allclose(values(knet.pool(y, mode=mode, **options)), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": 1}, {"stride": 2}, {"mode": 1, "dilation": 2},
+                                     {"stride": (2, 1), "padding": (1, 0), "alpha": 3}])
+def test_deconv_is_the_adjoint_of_conv(options):
+    rng = np.random.default_rng(2)
+    w, y = (rng.standard_normal(s) for s in ((3, 2, 3, 3), (2, 3, 4, 5)))
+    x = values(knet.deconv4(w, y, **options))
+    other = rng.standard_normal(x.shape)
+    np.testing.assert_allclose((x * other).sum(), (values(knet.conv4(w, other, **options)) * y).sum(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_groups(group):
+    rng = np.random.default_rng(3)
+    w, x = rng.standard_normal((8, 4 // group, 3, 3)), rng.standard_normal((2, 4, 6, 6))
+    parts = [values(knet.conv4(v, u)) for v, u in zip(np.split(w, group), np.split(x, group, axis=1))]
+    np.testing.assert_allclose(values(knet.conv4(w, x, group=group)), np.concatenate(parts, axis=1), rtol=1e-10)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_one_and_three_dimensions(dims):
+    """A filter with one element scales; one with a one elsewhere shifts."""
+    x = np.random.default_rng(4).standard_normal((2, 1) + (5,) * dims)
+    w = np.zeros((1, 1) + (3,) * dims)
+    w[(0, 0) + (0,) * dims] = 1
+    np.testing.assert_array_equal(values(knet.conv4(w, x, mode=1)), x[(...,) + (slice(0, 3),) * dims])
+    np.testing.assert_array_equal(values(knet.conv4(w, x)), x[(...,) + (slice(2, 5),) * dims])
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: knet.conv4(W2, X2, mode=2), r"\[conv4\] mode 2 is not 0 or 1"),
+    (lambda: knet.conv4(W2, X), r"\[conv4\] channels differ: w \(3, 2, 2, 2\) expects 2, x \(1, 1, 1, 7\) has 1"),
+    (lambda: knet.conv4(W2, X2, padding=(1, 1, 1)), r"\[conv4\] padding \(1, 1, 1\) must have one number for each of the 2"),
+    (lambda: knet.conv4(W2, X2, stride=0), r"\[conv4\] stride \(0, 0\) must be at least 1"),
+    (lambda: knet.conv4(W2, X2, group=2), r"\[conv4\] 2 groups do not divide the channels"),
+    (lambda: knet.conv4(W2, X2[:, :, :1]), r"\[conv\] the window does not fit"),
+    (lambda: knet.conv4(W2, X2[0]), r"\[conv4\] filters and images differ in dimensions"),
+    (lambda: knet.conv4(W2[0, 0], X2[0, 0]), r"\[conv4\] images need 1 to 3 spatial dimensions"),
+    (lambda: knet.deconv4(W2, X2), r"\[deconv4\] channels differ: w \(3, 2, 2, 2\) expects 3"),
+    (lambda: knet.pool(X2, mode=4), r"\[pool\] mode 4 is not one of"),
+    (lambda: knet.pool(X2, window=2, padding=2), r"\[pool\] .*padding at least 0 and less than the window"),
+    (lambda: knet.pool(X2, window=(2, 2, 2)), r"\[pool\] window \(2, 2, 2\) must have one number"),
+    (lambda: knet.unpool(X2[:, :, :1, :1], window=2, padding=1), r"\[unpool\] nothing is left")])
+def test_messages(call, words):
+    with pytest.raises(ValueError, match="^" + words):
+        call()
