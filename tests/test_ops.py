@@ -111,24 +111,22 @@ def test_layouts(entry, rng):
 
 FLOAT_EDGES = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, 20.0, -20.0, 1e-8, -1e-8, 1e-30, 1e30, -1e30,
                np.inf, -np.inf, np.nan)
-# References of our own that are not to be trusted out there (inf - inf, inf * 0 and the like).
-FINITE_ONLY = {"celu", "gelu", "swish", "mish", "hardswish", "softsign", "erfinv", "lgamma", "gamma", "digamma", "trigamma",
-               "polygamma", "leaky_relu", "elu", "selu", "sigm"}
+# References that raise at poles: these stay within their domain.
+INSIDE_ONLY = {"erfinv", "lgamma", "gamma", "digamma", "trigamma", "polygamma"}
 
 
 @by_name([e for e in ELEMENTWISE if e.c and e.rule != "Where"])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_float_edges(entry, dtype):
     edges = np.array(FLOAT_EDGES, dtype)
-    if entry.name in FINITE_ONLY:
+    if entry.name in INSIDE_ONLY:
         edges = np.concatenate([np.linspace(lo, hi, 9) for lo, hi in domain_of(entry, len(entry.inputs) - 1)]).astype(dtype)
     xs = [x.ravel() for x in np.meshgrid(*[edges] * entry.n_in, indexing="ij")]
     expected = np.asarray(entry.reference(*xs))
     if entry.rule == "FloatTest" or entry.rule == "Compare":
         np.testing.assert_array_equal(entry.fn(*map(knet.array, xs)).numpy(), expected)
         return
-    # Where the argument is so large that one unit in its last place turns the angle, only finiteness is meant.
-    if entry.name in ("sin", "cos", "tan", "sinc"):
+    if entry.name == "sinc":  # pi * 1e30 is already off by turns
         keep = ~(np.abs(xs[0]) > 1e6) | ~np.isfinite(xs[0])
         xs, expected = [x[keep] for x in xs], expected[keep]
     if entry.name in ("remainder", "floor_divide", "fmod"):  # the quotient of 1e30 and 3 has no fraction left
