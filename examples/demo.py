@@ -78,10 +78,9 @@ def draw_curves(path, losses, correct, tested):
     at = np.linspace(0, len(losses), len(tested))
     low = max(0, 100 * min(0.9, tested[-1] - 0.05))
     right.plot(x, 100 * smooth(correct, 40), color=BLUE, linewidth=1.8, label="training (running mean)")
-    right.plot(at, 100 * np.array(tested), "o", color=ORANGE, markersize=6, label="test", clip_on=False, zorder=3)
-    right.annotate(f"{100 * tested[-1]:.2f} %", (at[-1], 100 * tested[-1]), (-6, -16), textcoords="offset points",
-                   ha="right", color=ORANGE, weight="bold")
-    right.set(title="Accuracy", xlabel="updates", ylabel="%", ylim=(low, 100.2), xlim=(0, len(losses)))
+    right.plot(at[1:], 100 * np.array(tested[1:]), "o", color=ORANGE, markersize=7, label="test", clip_on=False, zorder=3)
+    right.set(title=f"Accuracy: {100 * tested[-1]:.2f} % of the test digits", xlabel="updates", ylabel="%",
+              ylim=(low, 100.2), xlim=(0, len(losses)))
     right.legend(frameon=False, loc="lower right")
     figure.savefig(path)
     plt.close(figure)
@@ -93,8 +92,8 @@ def draw_digits(path, images, labels, p, columns=10, rows=3):
     some = np.random.default_rng(0).permutation(len(labels))[:columns * rows]
     wrong = np.flatnonzero(answer != labels)
     wrong = wrong[np.argsort(-sure[wrong])][:columns]
-    figure = plt.figure(figsize=(columns * 0.85, rows * 1.1 + 2.5), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(rows, 1.12))
+    figure = plt.figure(figsize=(columns * 0.85, rows * 1.0 + 1.7), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(rows + 0.3, 1.3))
     for part, which, grid, title in ((top, some, rows, "Test digits and the network's answers"),
                                      (bottom, wrong, 1, "The mistakes it was surest of (answer, then truth)")):
         part.suptitle(title, x=0.012, ha="left", weight="bold", fontsize=11)

@@ -70,13 +70,14 @@ def _draw(strokes, n, rng):
     move = np.empty((n, 2, 2), np.float32)
     move[:, 0, 0], move[:, 0, 1] = np.cos(turn), np.sin(turn)
     move[:, 1, 0], move[:, 1, 1] = -np.sin(turn) - slant, np.cos(turn)
-    points = points @ (move * stretch[:, None, :]) + 13.5 + normal(0.8, 1, 2)
+    points = points @ (move * stretch[:, None, :])
+    points = points - (points.min(1, keepdims=True) + points.max(1, keepdims=True)) / 2 + 13.5 + normal(0.8, 1, 2)
 
     # Ink: each drawn point leaves its length of stroke in the four pixels around it.
     ink = np.zeros(n * 28 * 28)
     first = np.arange(n)[:, None] * 784
     for matrix in matrices:
-        line = np.clip(matrix @ points, 0.01, 26.98)
+        line = np.clip(matrix @ points, 3.01, 23.98)  # the pen is up to 3 pixels wide on each side
         length = np.sqrt((np.diff(line, axis=1) ** 2).sum(-1))
         line = line[:, :-1]
         corner = line.astype(np.int32)
