@@ -20,7 +20,8 @@ struct View {             // a value as strides over the memory of another value
 struct Kernel {
   std::vector<uint32_t> nodes;        // of the graph; more than one only in a tile program
   std::vector<uint32_t> in, out;      // values read (through their views) and written
-  std::unique_ptr<TileProgram> tile;  // set for elementwise and fused reductions; else nodes[0] is made by Device::step
+  std::shared_ptr<const TileProgram> tile;  // set for elementwise and fused reductions; else nodes[0] is a Step of its own
+  std::shared_ptr<const Step> step;   // made by the device; shared with the program
 };
 struct Schedule {
   Graph graph;
@@ -38,7 +39,8 @@ struct Place {
   int32_t donor = -1;   // Output: an input whose buffer it takes over when nobody else holds it
 };
 struct Placement {
-  std::vector<Place> places;  // per value
+  std::vector<Place> places;     // per value; views have none (see their root)
+  std::vector<int64_t> scratch;  // per kernel: where in the arena its scratch lies (0 if it needs none)
   int64_t arena_bytes = 0;
   int64_t live_bytes = 0;     // the most that is alive at once by liveness: the floor for arena_bytes
   std::string text(const Schedule&) const;

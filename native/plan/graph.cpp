@@ -1,0 +1,99 @@
+// Building and printing graphs.
+#include "plan/graph.h"
+
+#include <algorithm>
+
+namespace knet {
+
+uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, int32_t line) {
+  constexpr size_t kFew = 16;
+  const Spec* few[kFew];
+  std::vector<const Spec*> many;
+  const Spec** specs = few;
+  if (in.size() > kFew) {
+    many.resize(in.size());
+    specs = many.data();
+  }
+  for (size_t i = 0; i < in.size(); ++i) specs[i] = &values[in[i]];
+  Specs out;
+  infer(op, {specs, in.size()}, attrs, out);
+  return add(op, in, attrs, {out.v, size_t(out.n)}, line);
+}
+
+uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attr_words, std::span<const Spec> specs,
+                    int32_t line) {
+  constexpr size_t kMost = 0xffff;
+  if (in.size() > kMost || attr_words.size() > kMost)
+    throw Error(Error::Value, std::string("[") + info(op).name + "] too many inputs or attributes: " +
+                                  std::to_string(in.size()) + " and " + std::to_string(attr_words.size()) +
+                                  ". At most 65535 fit one operation: apply it in groups.");
+  Node n;
+  n.op = op;
+  n.n_in = uint16_t(in.size());
+  n.n_out = uint16_t(specs.size());
+  n.n_attr = uint16_t(attr_words.size());
+  n.in_at = uint32_t(ins.size());
+  n.attr_at = uint32_t(attrs.size());
+  n.out = uint32_t(values.size());
+  n.line = line;
+  // The arguments may be parts of these very pools; growing a pool would leave them dangling.
+  auto append = []<class T>(std::vector<T>& pool, std::span<const T> more) {
+    const T* from = more.data();
+    bool inside = from >= pool.data() && from < pool.data() + pool.size();
+    size_t at = inside ? size_t(from - pool.data()) : 0, n = more.size(), size = pool.size();
+    if (pool.capacity() < size + n) pool.reserve(std::max(2 * pool.capacity(), size + n));
+    for (size_t i = 0; i < n; ++i) pool.push_back(inside ? pool[at + i] : from[i]);
+  };
+  append(ins, in);
+  append(attrs, attr_words);
+  append(values, specs);
+  maker.insert(maker.end(), specs.size(), uint32_t(nodes.size()));
+  nodes.push_back(n);
+  return n.out;
+}
+
+uint32_t Graph::constant(Scalar s, DType t) {
+  Spec spec;
+  spec.dtype = t;
+  if (!values.empty()) spec.device = values[0].device;
+  int64_t words[2] = {int64_t(t), s.i};
+  return add(Op::constant, {}, words, {&spec, 1});
+}
+
+std::string Graph::text() const {
+  std::string s;
+  std::vector<int32_t> input(values.size(), -1), scalar(values.size(), -1);
+  for (size_t i = 0; i < inputs.size(); ++i) input[inputs[i]] = int32_t(i);
+  for (size_t i = 0; i < scalars.size(); ++i) scalar[scalars[i]] = int32_t(i);
+  auto value = [](uint32_t v) { return "v" + std::to_string(v); };
+  for (const Node& n : nodes) {
+    for (uint32_t k = 0; k < n.n_out; ++k) {
+      const Spec& spec = values[n.out + k];
+      s += (k ? ", " : "") + value(n.out + k) + ": " + name(spec.dtype) + str(spec.shape);
+    }
+    s += std::string(" = ") + info(n.op).name;
+    if (n.op == Op::constant) {
+      DType t = DType(attr(n)[0]);
+      Scalar x;
+      x.i = attr(n)[1];
+      s += " " + (is_float(t) ? std::to_string(x.f) : is_unsigned_int(t) ? std::to_string(x.u) : std::to_string(x.i));
+    } else {
+      s += "(";
+      for (size_t i = 0; i < n.n_in; ++i) s += (i ? ", " : "") + value(in(n)[i]);
+      s += ")";
+      if (n.op == Op::leaf && input[n.out] >= 0) s += " input " + std::to_string(input[n.out]);
+      if (n.op == Op::scalar && scalar[n.out] >= 0) s += " number " + std::to_string(scalar[n.out]);
+      if (n.op != Op::leaf && n.op != Op::scalar && n.n_attr) {
+        s += " [";
+        for (size_t i = 0; i < n.n_attr; ++i) s += (i ? " " : "") + std::to_string(attr(n)[i]);
+        s += "]";
+      }
+    }
+    s += "\n";
+  }
+  s += "results:";
+  for (uint32_t v : outputs) s += " " + value(v);
+  return s + "\n";
+}
+
+}  // namespace knet

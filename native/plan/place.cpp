@@ -1,0 +1,318 @@
+// place: lifetimes to offsets.
+//
+// A value lives from the kernel that writes it to the last that reads it. Where a kernel may write over a value that it is the
+// last to read, both are one piece of memory: an accumulation of a hundred slices stays in one place, and all of it in the
+// result's own buffer if it ends in a result. The pieces are then packed into one arena.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "plan/views.h"
+
+namespace knet {
+
+namespace {
+
+constexpr uint32_t kNone = ~0u;
+constexpr int64_t kAlign = 64;  // a cache line, and the widest vector
+
+int64_t aligned(int64_t bytes, int64_t to = kAlign) { return (bytes + to - 1) / to * to; }
+
+// Memory that holds one value after another, each written over the one before.
+struct Piece {
+  int64_t bytes = 0;
+  uint32_t birth = 0, death = 0;  // kernels, both included
+  int32_t output = -1, donor = -1;
+  int64_t offset = 0;
+};
+
+// In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n).
+int64_t pack_in_time(std::vector<Piece>& pieces, const std::vector<uint32_t>& which, uint32_t n_kernels) {
+  std::vector<uint32_t> ending(which), first(n_kernels + 1, 0);
+  for (uint32_t p : which) ++first[pieces[p].death + 1];
+  for (uint32_t k = 0; k < n_kernels; ++k) first[k + 1] += first[k];
+  auto at = first;
+  for (uint32_t p : which) ending[at[pieces[p].death]++] = p;
+  std::map<int64_t, int64_t> holes;               // offset -> bytes
+  std::set<std::pair<int64_t, int64_t>> by_size;  // (bytes, offset)
+  int64_t top = 0, most = 0;
+  size_t next = 0;
+  for (uint32_t k = 0; k < n_kernels; ++k) {
+    size_t from = next;
+    while (next < which.size() && pieces[which[next]].birth == k) ++next;
+    for (size_t i = from; i < next; ++i) {  // the largest first: `which` is sorted so
+      Piece& p = pieces[which[i]];
+      auto fit = by_size.lower_bound({p.bytes, 0});
+      if (fit != by_size.end()) {
+        auto [bytes, offset] = *fit;
+        by_size.erase(fit);
+        holes.erase(offset);
+        p.offset = offset;
+        if (bytes > p.bytes) {
+          holes[offset + p.bytes] = bytes - p.bytes;
+          by_size.insert({bytes - p.bytes, offset + p.bytes});
+        }
+      } else {
+        if (!holes.empty()) {  // a hole just below the top grows with it
+          auto last = std::prev(holes.end());
+          if (last->first + last->second == top) {
+            top = last->first;
+            by_size.erase({last->second, last->first});
+            holes.erase(last);
+          }
+        }
+        p.offset = top;
+        top += p.bytes;
+        most = std::max(most, top);
+      }
+    }
+    for (uint32_t i = first[k]; i < first[k + 1]; ++i) {
+      int64_t offset = pieces[ending[i]].offset, bytes = pieces[ending[i]].bytes;
+      auto after = holes.lower_bound(offset);
+      if (after != holes.end() && after->first == offset + bytes) {
+        bytes += after->second;
+        by_size.erase({after->second, after->first});
+        after = holes.erase(after);
+      }
+      if (after != holes.begin()) {
+        auto before = std::prev(after);
+        if (before->first + before->second == offset) {
+          offset = before->first;
+          bytes += before->second;
+          by_size.erase({before->second, before->first});
+          holes.erase(before);
+        }
+      }
+      holes[offset] = bytes;
+      by_size.insert({bytes, offset});
+    }
+  }
+  return most;
+}
+
+// The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2).
+int64_t pack_by_size(std::vector<Piece>& pieces, std::vector<uint32_t> which) {
+  std::stable_sort(which.begin(), which.end(), [&](uint32_t a, uint32_t b) { return pieces[a].bytes > pieces[b].bytes; });
+  std::vector<uint32_t> placed;  // by offset
+  int64_t most = 0;
+  for (uint32_t i : which) {
+    Piece& p = pieces[i];
+    int64_t at = 0;
+    for (uint32_t j : placed) {
+      const Piece& q = pieces[j];
+      if (q.death < p.birth || p.death < q.birth) continue;
+      if (at + p.bytes <= q.offset) break;
+      at = std::max(at, q.offset + q.bytes);
+    }
+    p.offset = at;
+    most = std::max(most, at + p.bytes);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
+                                   [&](uint32_t a, uint32_t b) { return pieces[a].offset < pieces[b].offset; }), i);
+  }
+  return most;
+}
+
+class Placer {
+ public:
+  explicit Placer(const Schedule& s) : s_(s), g_(s.graph) {}
+
+  Placement run() {
+    out_.places.resize(g_.values.size());
+    out_.scratch.assign(s_.kernels.size(), 0);
+    numbers();
+    lifetimes();
+    pieces();
+    pack();
+    return std::move(out_);
+  }
+
+ private:
+  const Schedule& s_;
+  const Graph& g_;
+  Placement out_;
+  std::vector<uint32_t> last_;     // root -> the last kernel that reads it (or writes it, if none reads); kNone: none
+  std::vector<int32_t> output_;    // root -> the first result that is it, or -1
+  std::vector<uint32_t> piece_of_; // root -> piece
+  std::vector<Piece> pieces_;
+  std::vector<uint32_t> taken_by_; // piece -> the kernel that wrote it last
+  int64_t frame_ = 0;              // bytes of bound numbers at the start of the arena
+
+  uint32_t root(uint32_t v) const { return s_.views[v].root; }
+
+  void numbers() {
+    int64_t kept = 0;
+    auto slot = [&](uint32_t v, Place::What what, uint32_t index, int64_t& end) {
+      int64_t size = int64_t(itemsize(g_.values[v].dtype));
+      end = aligned(end, size);
+      out_.places[v] = {what, index, end, -1};
+      end += size;
+    };
+    for (size_t i = 0; i < g_.inputs.size(); ++i) out_.places[g_.inputs[i]] = {Place::Input, uint32_t(i), 0, -1};
+    for (size_t i = 0; i < g_.scalars.size(); ++i) slot(g_.scalars[i], Place::ScalarSlot, uint32_t(i), frame_);
+    uint32_t constants = 0;
+    for (const Graph::Node& n : g_.nodes)
+      if (n.op == Op::constant) slot(n.out, Place::Constant, constants++, kept);
+    frame_ = aligned(frame_);
+  }
+
+  void lifetimes() {
+    last_.assign(g_.values.size(), kNone);
+    output_.assign(g_.values.size(), -1);
+    for (size_t k = 0; k < s_.kernels.size(); ++k) {
+      for (uint32_t v : s_.kernels[k].out) last_[v] = uint32_t(k);
+      for (uint32_t v : s_.kernels[k].in) last_[root(v)] = uint32_t(k);
+    }
+    for (size_t j = g_.outputs.size(); j-- > 0;) output_[root(g_.outputs[j])] = int32_t(j);
+  }
+
+  // May output o of the kernel take the memory of its input i? The device says whether it can be done; here, whether it is the
+  // same bytes and nobody else looks.
+  bool may_take(const Kernel& kernel, size_t o, size_t i) const {
+    const uint32_t v = kernel.out[o], u = kernel.in[i], r = root(u);
+    if (itemsize(g_.values[v].dtype) != itemsize(g_.values[r].dtype)) return false;
+    if (g_.values[v].shape.size() != g_.values[r].shape.size() || !is_whole(s_.views[u], g_)) return false;
+    for (size_t j = 0; j < kernel.in.size(); ++j)
+      if (j != i && root(kernel.in[j]) == r) return false;
+    if (const TileProgram* p = kernel.tile.get()) {
+      // Point by point: both in C order over the whole space; and the value is not needed after its place is written.
+      if (p->outputs[o].what != TileProgram::Output::Store || p->inputs[i].cls != Reg::Full) return false;
+      if (!std::equal(p->inputs[i].stride, p->inputs[i].stride + p->dims.rank, p->outputs[o].stride) &&
+          !(p->dims.rank == 1 && p->dims[0] == 1))
+        return false;
+      const size_t writer = p->outputs[o].reg - p->inputs.size();
+      for (size_t n = writer + 1; n < p->instrs.size(); ++n)
+        for (int j = 0; j < p->instrs[n].n_src; ++j)
+          if (p->instrs[n].src[j] == i) return false;
+      for (const auto& other : p->outputs)
+        if (other.reg == i) return false;
+    }
+    return kernel.step->may_alias(int(o), int(i));
+  }
+
+  void pieces() {
+    piece_of_.assign(g_.values.size(), kNone);
+    std::vector<int32_t> input_of(g_.values.size(), -1);
+    for (size_t i = 0; i < g_.inputs.size(); ++i) input_of[g_.inputs[i]] = int32_t(i);
+    for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
+      const Kernel& kernel = s_.kernels[k];
+      for (size_t o = 0; o < kernel.out.size(); ++o) {
+        const uint32_t v = kernel.out[o];
+        const int64_t bytes = g_.values[v].bytes();
+        uint32_t taken = kNone;
+        int32_t donor = -1;
+        for (size_t i = 0; bytes > 0 && i < kernel.in.size() && taken == kNone; ++i) {
+          const uint32_t r = root(kernel.in[i]);
+          if (last_[r] != k || output_[r] >= 0) continue;
+          const bool made = piece_of_[r] != kNone;
+          // Another result of this kernel may have taken it already.
+          if (made ? taken_by_[piece_of_[r]] == k : donor >= 0 || input_of[r] < 0) continue;
+          if (!may_take(kernel, o, i)) continue;
+          if (made) taken = piece_of_[r];
+          else donor = input_of[r];
+        }
+        if (taken == kNone) {
+          taken = uint32_t(pieces_.size());
+          Piece p;
+          p.bytes = aligned(bytes);
+          p.birth = k;
+          p.donor = donor;
+          pieces_.push_back(p);
+          taken_by_.push_back(k);
+          // An input is given away once.
+          if (donor >= 0) input_of[g_.inputs[size_t(donor)]] = -1;
+        }
+        piece_of_[v] = taken;
+        Piece& p = pieces_[taken];
+        p.death = std::max(p.death, last_[v]);
+        if (output_[v] >= 0) p.output = output_[v];
+        taken_by_[taken] = k;
+      }
+    }
+  }
+
+  void pack() {
+    const size_t n_values = pieces_.size();
+    std::vector<uint32_t> kernels_with_scratch;
+    for (uint32_t k = 0; k < s_.kernels.size(); ++k)
+      if (size_t b = s_.kernels[k].step->scratch_bytes) {
+        Piece p;
+        p.bytes = aligned(int64_t(b));
+        p.birth = p.death = k;
+        pieces_.push_back(p);
+        kernels_with_scratch.push_back(k);
+      }
+    std::vector<uint32_t> in_arena;
+    for (uint32_t i = 0; i < pieces_.size(); ++i)
+      if (pieces_[i].output < 0 && pieces_[i].bytes > 0) in_arena.push_back(i);
+    std::sort(in_arena.begin(), in_arena.end(), [&](uint32_t a, uint32_t b) {
+      const Piece &p = pieces_[a], &q = pieces_[b];
+      return p.birth != q.birth ? p.birth < q.birth : p.bytes != q.bytes ? p.bytes > q.bytes : a < b;
+    });
+    const uint32_t n = uint32_t(s_.kernels.size());
+    std::vector<int64_t> change(n + 1, 0);
+    for (uint32_t i : in_arena) {
+      change[pieces_[i].birth] += pieces_[i].bytes;
+      change[pieces_[i].death + 1] -= pieces_[i].bytes;
+    }
+    int64_t live = 0, most_live = 0;
+    for (int64_t c : change) most_live = std::max(most_live, live += c);
+
+    int64_t bytes = pack_in_time(pieces_, in_arena, n);
+    // Up to here the quadratic packing costs at most a millisecond, and it is seldom needed.
+    constexpr size_t kFew = 1500;
+    if (bytes > most_live && in_arena.size() <= kFew) {
+      std::vector<Piece> tighter = pieces_;
+      int64_t b = pack_by_size(tighter, in_arena);
+      if (b < bytes) {
+        bytes = b;
+        pieces_ = std::move(tighter);
+      }
+    }
+    out_.arena_bytes = frame_ + bytes;
+    out_.live_bytes = frame_ + most_live;
+    for (size_t i = 0; i < kernels_with_scratch.size(); ++i)
+      out_.scratch[kernels_with_scratch[i]] = frame_ + pieces_[n_values + i].offset;
+    for (uint32_t v = 0; v < piece_of_.size(); ++v) {
+      if (piece_of_[v] == kNone) {
+        // Never computed: an input, a number, or empty.
+        if (root(v) == v && out_.places[v].what == Place::None && output_[v] >= 0)
+          out_.places[v] = {Place::Output, uint32_t(output_[v]), 0, -1};
+        else if (root(v) == v && out_.places[v].what == Place::None)
+          out_.places[v] = {Place::Arena, 0, frame_, -1};
+        continue;
+      }
+      const Piece& p = pieces_[piece_of_[v]];
+      if (p.output >= 0) out_.places[v] = {Place::Output, uint32_t(p.output), 0, p.donor};
+      else out_.places[v] = {Place::Arena, 0, frame_ + p.offset, -1};
+    }
+  }
+};
+
+}  // namespace
+
+Placement place(const Schedule& s) { return Placer(s).run(); }
+
+std::string Placement::text(const Schedule& s) const {
+  std::string t = "arena " + std::to_string(arena_bytes) + " bytes, alive at once " + std::to_string(live_bytes) + "\n";
+  auto line = [&](uint32_t v) {
+    const Place& p = places[v];
+    t += "v" + std::to_string(v) + ": " + std::to_string(s.graph.values[v].bytes()) + " bytes ";
+    switch (p.what) {
+      case Place::None: t += "nowhere"; break;
+      case Place::Input: t += "in input " + std::to_string(p.index); break;
+      case Place::ScalarSlot: t += "number " + std::to_string(p.index); break;
+      case Place::Constant: t += "constant " + std::to_string(p.index); break;
+      case Place::Arena: t += "at " + std::to_string(p.offset); break;
+      case Place::Output:
+        t += "in result " + std::to_string(p.index);
+        if (p.donor >= 0) t += ", over input " + std::to_string(p.donor) + " if nobody else holds it";
+        break;
+    }
+    t += "\n";
+  };
+  for (const Kernel& k : s.kernels)
+    for (uint32_t v : k.out) line(v);
+  return t;
+}
+
+}  // namespace knet

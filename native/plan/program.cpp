@@ -1,0 +1,311 @@
+// program: a list of Steps and, for each operand, where its pointer comes from. A run adds bases to offsets and calls.
+#include "plan/program.h"
+
+#include <algorithm>
+
+#include "plan/describe.h"
+#include "plan/views.h"
+
+namespace knet {
+
+namespace {
+
+// A pointer of a run is base[which] + offset, and for slices of which the start is data, number * stride for each such start.
+// Bases: the arena, the constants, the inputs, the buffers of results.
+enum : uint32_t { kArena = 0, kConstants = 1, kInputs = 2 };
+
+struct Operand {
+  uint32_t base;
+  uint32_t dynamic;  // index of its first Move, or kFixed
+  int64_t offset;    // bytes
+};
+constexpr uint32_t kFixed = ~0u;
+
+struct Move {
+  uint32_t scalar;
+  uint32_t last;    // 1: no more for this operand
+  int64_t stride;   // bytes
+};
+
+struct Call {
+  const Step* step;
+  uint32_t operands;  // the first; results come before inputs
+  uint32_t n_out, n_in;
+  int64_t scratch;
+};
+
+struct Number {  // a bound scalar and its place in the arena
+  uint32_t index;
+  DType dtype;
+  int64_t offset;
+};
+
+struct Target {  // a buffer that is made for results
+  int64_t bytes;
+  int32_t donor;
+};
+
+struct Result {
+  bool is_input;
+  uint32_t index;  // of the input or of the target
+};
+
+// What text() needs of a kernel.
+struct Words {
+  std::shared_ptr<const TileProgram> tile;
+  std::vector<uint32_t> in, out;
+  Op op;
+  int32_t line;
+  Spec result;
+  int64_t bytes;  // read and written
+};
+
+// Memory for a call: on the stack if it is little, else one block.
+template <class T, size_t kFew>
+class Block {
+ public:
+  explicit Block(size_t n) {
+    if (n > kFew) many_.resize(n);
+    data_ = n > kFew ? many_.data() : few_;
+  }
+  T& operator[](size_t i) { return data_[i]; }
+  T* data() { return data_; }
+
+ private:
+  T few_[kFew];
+  std::vector<T> many_;
+  T* data_;
+};
+
+class Flat final : public Program {
+ public:
+  Flat(const Schedule& s, const Placement& p) {
+    const Graph& g = s.graph;
+    arena_bytes = p.arena_bytes;
+    live_bytes = p.live_bytes;
+    kernels = int(s.kernels.size());
+    device_ = g.values.empty() ? DeviceId{} : g.values[g.outputs.empty() ? 0 : g.outputs[0]].device;
+    n_inputs_ = uint32_t(g.inputs.size());
+    for (uint32_t v : g.scalars) {
+      const Place& at = p.places[v];
+      numbers_.push_back({at.index, g.values[v].dtype, at.offset});
+    }
+    constants(g, p);
+    results(s, p);
+    calls(s, p);
+    footprint = sizeof(*this) + operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) +
+                calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(Target) +
+                results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
+    for (const Words& w : words_) {
+      footprint += sizeof(Words) + 4 * (w.in.size() + w.out.size()) + 512;  // 512: a Step, as the device keeps it
+      if (w.tile)
+        footprint += sizeof(TileProgram) + w.tile->inputs.size() * sizeof(TileProgram::Input) +
+                     w.tile->instrs.size() * sizeof(TileProgram::Instr) + w.tile->outputs.size() * sizeof(TileProgram::Output);
+    }
+  }
+
+  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) override {
+    Block<char*, 64> base(kInputs + n_inputs_ + targets_.size());
+    BufferRef arena;
+    if (arena_bytes > 0) arena = allocate(device_, size_t(arena_bytes));
+    base[kArena] = arena ? arena->data : nullptr;
+    base[kConstants] = constants_ ? constants_->data : nullptr;
+    for (uint32_t i = 0; i < n_inputs_; ++i) base[kInputs + i] = inputs[i].data();
+    Block<Located, 8> made(targets_.size());
+    for (size_t t = 0; t < targets_.size(); ++t) {
+      const Target& to = targets_[t];
+      if (to.donor >= 0 && inputs[size_t(to.donor)].buffer.donatable()) made[t] = inputs[size_t(to.donor)];
+      else made[t].buffer = allocate(device_, size_t(to.bytes));
+      base[kInputs + n_inputs_ + t] = made[t].data();
+    }
+    for (const Number& n : numbers_) store(scalars[n.index], n.dtype, base[kArena] + n.offset);
+
+    call_all(base, scalars);
+    for (size_t j = 0; j < results_.size(); ++j)
+      outputs[j] = results_[j].is_input ? inputs[results_[j].index] : made[results_[j].index];
+  }
+
+  std::string text() const override {
+    std::string s = std::to_string(kernels) + (kernels == 1 ? " kernel, arena " : " kernels, arena ") + human_bytes(arena_bytes) +
+                    " (alive at once " + human_bytes(live_bytes) + "), results " + human_bytes(output_bytes) + "\n";
+    for (size_t k = 0; k < words_.size(); ++k) {
+      const Words& w = words_[k];
+      s += std::to_string(k) + " ";
+      if (w.tile) {
+        s += describe(*w.tile, w.in, w.out);
+      } else {
+        s += std::string(info(w.op).name) + " " + name(w.result.dtype) + str(w.result.shape) + ": ";
+        for (size_t i = 0; i < w.out.size(); ++i) s += (i ? ", v" : "v") + std::to_string(w.out[i]);
+        s += std::string(" = ") + info(w.op).name + "(";
+        for (size_t i = 0; i < w.in.size(); ++i) s += (i ? ", v" : "v") + std::to_string(w.in[i]);
+        s += ")";
+      }
+      s += " | in " + std::to_string(w.in.size()) + ", out " + std::to_string(w.out.size()) + ", " + human_bytes(w.bytes);
+      std::string more = steps_[k]->text();
+      if (!more.empty()) s += " | " + more;
+      s += "\n";
+    }
+    return s;
+  }
+
+ private:
+  void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars) const {
+    Block<char*, 64> pointers(most_operands_);
+    const Call* c = calls_.data();
+    try {
+      for (const Call* end = c + calls_.size(); c != end; ++c) {
+        const Operand* from = operands_.data() + c->operands;
+        const uint32_t n = c->n_out + c->n_in;
+        for (uint32_t i = 0; i < n; ++i) {
+          char* at = base[from[i].base] + from[i].offset;
+          if (from[i].dynamic != kFixed)
+            for (const Move* m = moves_.data() + from[i].dynamic;; ++m) {
+              at += scalars[m->scalar].i * m->stride;
+              if (m->last) break;
+            }
+          pointers[i] = at;
+        }
+        c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
+      }
+    } catch (Error& e) {
+      e.at = words_[size_t(c - calls_.data())].line;
+      throw;
+    }
+  }
+
+  DeviceId device_;
+  uint32_t n_inputs_ = 0;
+  size_t most_operands_ = 0;
+  std::vector<Call> calls_;
+  std::vector<Operand> operands_;
+  std::vector<Move> moves_;
+  std::vector<Number> numbers_;
+  std::vector<Target> targets_;
+  std::vector<Result> results_;
+  BufferRef constants_;
+  std::vector<std::shared_ptr<const Step>> steps_;
+  std::vector<Words> words_;
+  std::vector<uint32_t> target_of_;  // while building: result -> target
+
+  void constants(const Graph& g, const Placement& p) {
+    int64_t end = 0;
+    for (const Graph::Node& n : g.nodes)
+      if (n.op == Op::constant)
+        end = std::max(end, p.places[n.out].offset + int64_t(itemsize(g.values[n.out].dtype)));
+    if (!end) return;
+    constants_ = allocate(device_, size_t(end));
+    for (const Graph::Node& n : g.nodes)
+      if (n.op == Op::constant) {
+        Scalar x;
+        x.i = g.attr(n)[1];
+        store(x, g.values[n.out].dtype, constants_->data + p.places[n.out].offset);
+      }
+  }
+
+  void results(const Schedule& s, const Placement& p) {
+    const Graph& g = s.graph;
+    target_of_.assign(g.outputs.size(), kFixed);
+    for (uint32_t v : g.outputs) {
+      const Place& at = p.places[s.views[v].root];
+      if (at.what == Place::Input) {
+        results_.push_back({true, at.index});
+        continue;
+      }
+      uint32_t& t = target_of_[at.index];
+      if (t == kFixed) {
+        t = uint32_t(targets_.size());
+        targets_.push_back({g.values[v].bytes(), at.donor});
+        output_bytes += g.values[v].bytes();
+      }
+      results_.push_back({false, t});
+    }
+  }
+
+  void operand(const Schedule& s, const Placement& p, uint32_t v) {
+    const View& view = s.views[v];
+    const Place& at = p.places[view.root];
+    const int64_t size = int64_t(itemsize(view.layout.dtype));
+    Operand o{kArena, kFixed, at.offset + view.offset * size};
+    if (at.what == Place::Input) o.base = kInputs + at.index;
+    else if (at.what == Place::Constant) o.base = kConstants;
+    else if (at.what == Place::Output) o.base = kInputs + n_inputs_ + target_of_[at.index];
+    if (!view.dynamic.empty()) {
+      o.dynamic = uint32_t(moves_.size());
+      for (const View::Dynamic& d : view.dynamic) moves_.push_back({p.places[d.scalar].index, 0, d.stride * size});
+      moves_.back().last = 1;
+    }
+    operands_.push_back(o);
+  }
+
+  void calls(const Schedule& s, const Placement& p) {
+    const Graph& g = s.graph;
+    size_t n_operands = 0;
+    for (const Kernel& k : s.kernels) n_operands += k.in.size() + k.out.size();
+    operands_.reserve(n_operands);
+    calls_.reserve(s.kernels.size());
+    words_.reserve(s.kernels.size());
+    steps_.reserve(s.kernels.size());
+    for (size_t k = 0; k < s.kernels.size(); ++k) {
+      const Kernel& kernel = s.kernels[k];
+      Call c;
+      c.step = kernel.step.get();
+      c.operands = uint32_t(operands_.size());
+      c.n_out = uint32_t(kernel.out.size());
+      c.n_in = uint32_t(kernel.in.size());
+      c.scratch = p.scratch[k];
+      Words w{kernel.tile, kernel.in, kernel.out, g.nodes[kernel.nodes[0]].op, g.nodes[kernel.nodes[0]].line,
+              g.values[kernel.out[0]], 0};
+      for (uint32_t v : kernel.out) {
+        operand(s, p, v);
+        w.bytes += g.values[v].bytes();
+      }
+      for (uint32_t v : kernel.in) {
+        operand(s, p, v);
+        w.bytes += std::min(g.values[v].bytes(), g.values[s.views[v].root].bytes());
+      }
+      most_operands_ = std::max(most_operands_, kernel.in.size() + kernel.out.size());
+      cost_ns += kernel.step->cost_ns;
+      calls_.push_back(c);
+      steps_.push_back(kernel.step);
+      words_.push_back(std::move(w));
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Program> Program::build(const Schedule& s, const Placement& p, Device&) {
+  return std::make_unique<Flat>(s, p);
+}
+
+std::string Schedule::text() const {
+  std::string s;
+  auto value = [](uint32_t v) { return "v" + std::to_string(v); };
+  for (const Graph::Node& n : graph.nodes) {
+    if (!is_view(n.op)) continue;
+    const View& v = views[n.out];
+    s += value(n.out) + ": " + name(v.layout.dtype) + str(v.layout.shape) + " is " + value(v.root) + " with strides (";
+    for (int i = 0; i < v.layout.shape.rank; ++i) s += (i ? ", " : "") + std::to_string(v.layout.stride[i]);
+    s += ")";
+    if (v.offset) s += " from " + std::to_string(v.offset);
+    for (const View::Dynamic& d : v.dynamic) s += " + " + value(d.scalar) + " * " + std::to_string(d.stride);
+    s += "\n";
+  }
+  for (size_t k = 0; k < kernels.size(); ++k) {
+    const Kernel& kernel = kernels[k];
+    s += std::to_string(k) + " ";
+    if (kernel.tile) {
+      s += describe(*kernel.tile, kernel.in, kernel.out);
+    } else {
+      const Graph::Node& n = graph.nodes[kernel.nodes[0]];
+      s += std::string(info(n.op).name) + ":";
+      for (uint32_t v : kernel.out) s += " " + value(v);
+      s += " =";
+      for (uint32_t v : kernel.in) s += " " + value(v);
+    }
+    s += "\n";
+  }
+  return s;
+}
+
+}  // namespace knet
