@@ -1,5 +1,5 @@
-"""The entries themselves, without the engine: values of expansions and functions against NumPy, derivatives to second order
-against finite differences.
+"""The entries themselves, without the engine: values of expansions and functions against NumPy, derivatives to second
+order against finite differences.
 
 Operations are run by their NumPy references on a small recording array; its backward pass asks the same `derive` as the
 engine does. So a wrong rule is found here, in Python, before anything is compiled.
@@ -20,7 +20,8 @@ HERE = pathlib.Path(__file__).resolve().parent.parent / "src" / "knet" / "ops"
 
 def load_entries():
     """The entries as a package of their own, so that these tests need no native module and touch no other test's."""
-    spec = importlib.util.spec_from_file_location("rules_ops", HERE / "__init__.py", submodule_search_locations=[str(HERE)])
+    spec = importlib.util.spec_from_file_location("rules_ops", HERE / "__init__.py",
+                                                  submodule_search_locations=[str(HERE)])
     package = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = package
     spec.loader.exec_module(package)
@@ -53,10 +54,11 @@ class Array:
         return self.shape[0]
 
 
-for _name, _op in dict(add="add", sub="subtract", mul="multiply", truediv="divide", floordiv="floor_divide", mod="remainder",
-                       pow="power", matmul="matmul", lt="less", le="less_equal", gt="greater", ge="greater_equal",
-                       eq="equal", ne="not_equal", lshift="left_shift", rshift="right_shift", **{
-                           "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor"}).items():
+for _name, _op in {
+        "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
+        "mod": "remainder", "pow": "power", "matmul": "matmul", "lt": "less", "le": "less_equal", "gt": "greater",
+        "ge": "greater_equal", "eq": "equal", "ne": "not_equal", "lshift": "left_shift", "rshift": "right_shift",
+        "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor"}.items():
     setattr(Array, f"__{_name}__", lambda a, b, op=_op: getattr(ops, op)(a, b))
     setattr(Array, f"__r{_name}__", lambda a, b, op=_op: getattr(ops, op)(b, a))
 for _name, _op in dict(neg="negative", abs="absolute", invert="invert", pos="positive").items():
@@ -329,7 +331,8 @@ def test_high_orders():
     np.testing.assert_allclose([d[0] for d in derivatives(lambda x: ops.sinc(x), [0.0], 4)],
                                [0, -np.pi**2 / 3, 0, np.pi**4 / 5], atol=1e-12)
     np.testing.assert_allclose([d[0] for d in derivatives(lambda x: ops.power(x, 3), [0.0], 4)], [0, 0, 6, 0])
-    np.testing.assert_allclose([d[0] for d in derivatives(lambda x: ops.tanh(x), [0.0], 5)], [1, 0, -2, 0, 16], atol=1e-12)
+    np.testing.assert_allclose([d[0] for d in derivatives(lambda x: ops.tanh(x), [0.0], 5)], [1, 0, -2, 0, 16],
+                               atol=1e-12)
 
 
 def test_mixed_derivative_of_power():

@@ -61,8 +61,8 @@ def _label_logp(scores, labels, axis):
 
 
 def _dlabel_logp(dy, y, scores, labels, axis):
-    """dy * (1 at the label, 0 elsewhere, less softmax). Comparison with the class numbers is elementwise, so that the whole
-    fuses into one pass; the range of the labels was checked by the forward gather."""
+    """dy * (1 at the label, 0 elsewhere, less softmax). Comparison with the class numbers is elementwise, so that the
+    whole fuses into one pass; the range of the labels was checked by the forward gather."""
     n = scores.shape[axis]
     classes = ops.reshape(ops.iota(0, 1, n, "int64"), (n,) + (1,) * (scores.ndim - axis - 1))
     kept = _with(labels.shape, axis)
@@ -93,8 +93,9 @@ def _instances(name, scores, labels, axis):
         raise ValueError(f"[{name}] no axis {axis} in scores: {tuple(scores.shape)}. Give the axis of the classes.")
     axis %= scores.ndim
     if tuple(labels.shape) != _without(scores.shape, axis):
-        raise ValueError(f"[{name}] labels do not match scores: {tuple(labels.shape)} and {tuple(scores.shape)} with "
-                         f"classes along axis {axis}. Pass one label for each instance: {_without(scores.shape, axis)}.")
+        raise ValueError(
+            f"[{name}] labels do not match scores: {tuple(labels.shape)} and {tuple(scores.shape)} with classes along "
+            f"axis {axis}. Pass one label for each instance: {_without(scores.shape, axis)}.")
     return labels, axis
 
 
@@ -129,8 +130,8 @@ _SCORED = (sample((3, 4), _draw_labels(3, classes=4)), sample((3, 4), _draw_labe
 
 @function(reference=_nll_reference, samples=_SCORED)
 def nll(scores, labels, axis=-1, average=True, ignore=-1):
-    """The negative log-likelihood of integer `labels`, 0 to C-1, under softmax(scores, axis): its mean over instances, or
-    with average=False (total, instances). Instances labelled `ignore` do not count; None: all do.
+    """The negative log-likelihood of integer `labels`, 0 to C-1, under softmax(scores, axis): its mean over instances,
+    or with average=False (total, instances). Instances labelled `ignore` do not count; None: all do.
 
     `scores` has the C classes along `axis`, `labels` the shape of scores without that axis."""
     labels, axis = _instances("nll", scores, labels, axis)
@@ -149,8 +150,8 @@ def _accuracy_reference(scores, labels, axis=-1, average=True, ignore=-1):
 
 @function(reference=_accuracy_reference, samples=_SCORED)
 def accuracy(scores, labels, axis=-1, average=True, ignore=-1):
-    """The share of instances whose largest score (the first, if several tie) is that of the label, or with average=False
-    (hits, instances). Shapes and `ignore` as for `nll`."""
+    """The share of instances whose largest score (the first, if several tie) is that of the label, or with
+    average=False (hits, instances). Shapes and `ignore` as for `nll`."""
     labels, axis = _instances("accuracy", scores, labels, axis)
     kept, count = _kept(labels, ignore)
     hit = ops.argmax(scores, axis) == labels
@@ -220,7 +221,7 @@ def dropout(x, p, drop=None, seed=None):
     """x with each element set to 0 with probability p and divided by 1 - p otherwise.
 
     It drops inside differentiated functions only, so the same model predicts as it is; `drop` (True or False) decides
-    otherwise. `p` is from 0 to 1. A `seed` makes the choice repeatable; without one it is drawn from knet's generator."""
+    otherwise. `p` is from 0 to 1. A `seed` makes the choice repeatable; without one knet's generator draws it."""
     if not 0 <= p <= 1:
         raise ValueError(f"[dropout] a probability lies between 0 and 1, not {p}.")
     x = as_array(x)

@@ -29,8 +29,8 @@ derivative is zero or there is none), written with operations and Python operato
 returning a list; if the operation has several results, its dy and y are tuples. Rules are pure and local: they run once
 per signature, never see values, and do not sum over broadcast axes or accumulate. Rules of elementwise operations use
 elementwise operations only and never look at shapes; all others return a gradient of the shape of the input.
-An operation without `grad` passes no gradient (its derivative is zero almost everywhere, or it is not of floats), except
-a compound, whose expansion is differentiated.
+An operation without `grad` passes no gradient (its derivative is zero almost everywhere, or it is not of floats),
+except a compound, whose expansion is differentiated.
 
 Entries of other files are reached through `ops` (`ops.reshape(x, s)`), so that files of entries import only this one.
 """

@@ -323,7 +323,7 @@ radians = elementwise(
 
 
 def _dsinc(dy, y, x):
-    """(cos(pi x) - sinc(x)) / x, by its series near 0, where the quotient loses digits and its own derivatives poles."""
+    """(cos(pi x) - sinc(x)) / x, by its series near 0: there the quotient loses digits, its derivatives all of them."""
     near = absolute(x) < 0.25
     u = where(near, x, 0) * PI
     series = 0.0
@@ -391,7 +391,8 @@ def clip(x, min=None, max=None):
 @function(numpy=("nan_to_num",), reference=lambda x, nan=0.0, posinf=None, neginf=None: np.nan_to_num(
     x, nan=nan, posinf=posinf, neginf=neginf), samples=(sample((3, 4)), sample((3, 4), nan=1.0)))
 def nan_to_num(x, nan=0.0, posinf=None, neginf=None):
-    """x, but `nan` where it is NaN, and `posinf` and `neginf` (None: the largest numbers of its type) where infinite."""
+    """x, but `nan` where it is NaN, and `posinf` and `neginf` where infinite (None: the largest numbers of its type)
+    instead."""
     x = as_array(x)
     name = str(x.dtype)
     if not name.startswith("float"):

@@ -37,7 +37,8 @@ def write(path, text):
 def load():
     """The entries as a package of their own: `knet` itself needs the native module, which is what is being built."""
     here = pathlib.Path(__file__).resolve().parent
-    spec = importlib.util.spec_from_file_location("knet_ops", here / "__init__.py", submodule_search_locations=[str(here)])
+    spec = importlib.util.spec_from_file_location("knet_ops", here / "__init__.py",
+                                                  submodule_search_locations=[str(here)])
     package = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = package
     spec.loader.exec_module(package)
