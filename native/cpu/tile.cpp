@@ -216,7 +216,8 @@ class TileStep final : public Step {
     char** slot = reinterpret_cast<char**>(base);
     for (auto [s, offset] : registers) slot[s] = base + offset;
     for (auto [s, i] : fixed) slot[s] = const_cast<char*>(in[i]);
-    for (const Gather& g : once) gather(g.walk, g.item, slot[g.slot], in[g.operand], 0, g.row ? tile_rows : tile_rows * tile_cols);
+    if (tiles)
+      for (const Gather& g : once) gather(g.walk, g.item, slot[g.slot], in[g.operand], 0, g.row ? tile_rows : tile_rows * tile_cols);
     for (const Code& c : prologue) execute(c, slot, 0, 0);
     if (folds)
       for (const Result& r : results)

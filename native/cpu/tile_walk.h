@@ -37,10 +37,8 @@ struct Walk {
   // Calls f(offset in elements, count, stride) for the runs that make up elements [at, at + n).
   template <class F>
   void runs(int64_t at, int64_t n, F f) const {
-    if (rank == 0) {
-      if (n > 0) f(int64_t(0), n, int64_t(0));
-      return;
-    }
+    if (n <= 0) return;
+    if (rank == 0) return f(int64_t(0), n, int64_t(0));
     int64_t i[kMaxRank], offset = 0;
     for (int k = rank - 1; k >= 0; --k) {
       i[k] = at % dim[k];

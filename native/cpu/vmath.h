@@ -153,7 +153,9 @@ KNET_VM T clamp(T x, T lo, T hi) { x = x < lo ? lo : x; return x > hi ? hi : x; 
 
 KNET_VM float exp(float x) {
   Reduced32 a = exp_reduce(clamp(x, -105.0f, 89.0f));
-  return scale(1.0f + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+  // 1 + r is split into its rounded value and the rest: half an ulp less.
+  float s = 1.0f + a.r, l = a.r - (s - 1.0f);
+  return scale(s + (l + a.r * a.r * exp_tail(a.r)), a.k);
 }
 KNET_VM double exp(double x) {
   Reduced64 a = exp_reduce(clamp(x, -750.0, 710.0));
@@ -172,13 +174,14 @@ KNET_VM double exp10(double x) {
   return scale(1.0 + (r + r * r * exp_tail(r)), int64_t(bits(t) - bits(kRound64)));
 }
 KNET_VM float exp10(float x) { return float(exp10(double(x))); }
-// 2^k (p + (1 - 2^-k)): no cancellation, since p = exp(r) - 1 is never near -1.
+// 2^k ((1 - 2^-k) + r + r^2 q): no cancellation, since exp(r) - 1 is never near -1. What r and the first sum lose is kept.
 KNET_VM double expm1(double x) {
-  Reduced64 a = exp_reduce(clamp(x, -50.0, 710.0));
-  double p = a.r + a.r * a.r * exp_tail(a.r);
-  double y = scale(p + (1.0 - pow2i(-a.k)), a.k);
-  y = a.k == 0 ? p : y;
-  y = a.k > 1000 ? scale(1.0 + p, a.k) : y;  // 2^-k would be subnormal
+  double y = clamp(x, -50.0, 710.0), t = y * 1.4426950408889634 + kRound64, k = t - kRound64;
+  double h = y - k * 0x1.62e42fefa2p-1, w = k * 0x1.9ef35793c7673p-41, r = h - w, c = (h - r) - w;
+  int64_t n = int64_t(bits(t) - bits(kRound64));
+  double top = 1.0 - pow2i(-(n > 1000 ? int64_t(1000) : n));
+  double s = top + r, l = (top - s) + r;
+  y = scale(s + (l + (c + r * r * exp_tail(r))), n);
   return x == 0 ? x : y;
 }
 KNET_VM float expm1(float x) { return float(expm1(double(x))); }
@@ -252,11 +255,11 @@ KNET_VM double log10(double x) { return __builtin_log10(x); }
 
 KNET_VM float tanh(float x) {
   float a = abs(x), z = a * a;
-  // (tanh(x) - x) / x^3 for x < 0.6: 1.3e-8 times x^2
-  float small = a + a * z * poly(z, -3.333333135e-01f, 1.333291531e-01f, -5.387394875e-02f, 2.111095935e-02f,
-                                 -6.269119680e-03f);
+  // (tanh(x) - x) / x^3 for x < 1: 1.6e-8 times x^2
+  float small = a + a * z * poly(z, -3.333333135e-01f, 1.333312839e-01f, -5.393479019e-02f, 2.166011557e-02f,
+                                 -8.218921721e-03f, 2.510459395e-03f, -4.206954909e-04f);
   float big = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-  return copysign(a < 0.6f ? small : big, x);
+  return copysign(a < 1.0f ? small : big, x);
 }
 KNET_VM double tanh(double x) {
   double a = abs(x);
@@ -290,7 +293,7 @@ KNET_VM double sigm(double x) {
 // ---- trigonometry ----
 
 // Valid for |x| up to kWide; the namespace `wide` below has the functions for all numbers.
-inline constexpr double kWide = 1e6;
+inline constexpr double kWide = 3e5;
 
 // x = k pi/2 + r + t, t below the last bit of r
 struct Quadrant { double r, t; int64_t k; };
@@ -408,7 +411,7 @@ KNET_VM float asinh(float x) {
 }
 KNET_VM float acosh(float x) {
   double t = double(x) - 1.0;
-  return float(log1p(t + sqrt(t * (t + 2.0))));
+  return float(log1p(t < 0 ? kNaN : t + sqrt(t * (t + 2.0))));
 }
 KNET_VM float atanh(float x) {
   double a = abs(double(x));
@@ -537,7 +540,17 @@ KNET_VM float erf(float x) {
 }
 KNET_VM double erf(double x) { return __builtin_erf(x); }
 KNET_VM double erfc(double x) { return __builtin_erfc(x); }
-KNET_VM float erfc(float x) { return float(__builtin_erfc(double(x))); }
+KNET_VM float erfc(float x) {
+  double a = abs(double(x));
+  a = a > 11.0 ? 11.0 : a;  // erfc(11) is below the smallest float
+  // exp(x^2) erfc(x) as a function of t, 0 <= x <= 11: 2.9e-10
+  double t = (a - 3.5) / (a + 3.5);
+  double y = exp(-a * a) * poly(t, 0x1.3e0a99a187efbp-3, -0x1.2835188adf081p-2, 0x1.dd73832e80050p-3, -0x1.4a6bdb8563b44p-3,
+                                0x1.82c6cef965ee6p-4, -0x1.743768b69cd65p-5, 0x1.16231b8d92a52p-6, -0x1.161f8f07d6f5bp-8,
+                                0x1.1a4c4267b4f3ap-12, 0x1.3526835a5f2dfp-12, -0x1.c55e7166b6dd9p-14, -0x1.dd30053ebc88ep-17,
+                                0x1.ec97fcf5fbb64p-18);
+  return float(x < 0 ? 2.0 - y : y);
+}
 KNET_VM double lgamma(double x) {
   int sign;  // the variant with an argument for the sign: lgamma itself writes a global
   return __builtin_lgamma_r(x, &sign);
@@ -570,12 +583,12 @@ KNET_VM float erfinv(float x) { return float(erfinv(double(x))); }
     y = -kPi / __builtin_tan(kPi * f);
     x = 1.0 - x;
   }
-  // Near the positive root the recurrence below would cancel: Newton's expansion needs only the recurrence's digits at 2.46.
-  constexpr double root = 1.4616321449683622, root_lo = 9.549995429965697e-17;
-  if (abs(x - root) < 0.01) {
-    double d = (x - root) - root_lo;
-    return y + d * poly(d, 0.9676720454470862, -0.44276316851990955, 0.25849977095515036, -0.16394275070552404,
-                        0.107824050691262, -0.07219958667217203);
+  // Near its positive root the recurrence below would cancel; here is the Taylor series.
+  constexpr double root = 1.4616321449683622, root_low = 9.549995429965697e-17;
+  if (abs(x - root) < 0.02) {
+    double d = (x - root) - root_low;
+    return y + d * poly(d, 0.9676722454476212, -0.4427631689835921, 0.258499760955651, -0.16394270544240652,
+                        0.10782405069126237, -0.07219956125645471, 0.04880428816414311, -0.03316112647484736, 0.022597648232218104);
   }
   double s = 0;
   for (; x < 10.0; x += 1.0) s -= 1.0 / x;
@@ -623,14 +636,20 @@ KNET_VM float digamma(float x) { return float(digamma(double(x))); }
 }
 KNET_VM float polygamma(float n, float x) { return float(polygamma(double(n), double(x))); }
 
-// The same names for loops that have met an argument beyond kWide. Everything else is as above.
+// For loops that have met an argument beyond kWide: the same names (also as vm::sin), valid for all numbers.
 namespace wide {
+namespace vm {
+using namespace knet::vm;
 KNET_VM float sin(float x) { return float(__builtin_sin(double(x))); }
 KNET_VM float cos(float x) { return float(__builtin_cos(double(x))); }
 KNET_VM float tan(float x) { return float(__builtin_tan(double(x))); }
 KNET_VM double sin(double x) { return __builtin_sin(x); }
 KNET_VM double cos(double x) { return __builtin_cos(x); }
 KNET_VM double tan(double x) { return __builtin_tan(x); }
+}  // namespace vm
+using vm::cos;
+using vm::sin;
+using vm::tan;
 }  // namespace wide
 
 #ifdef KNET_ISA

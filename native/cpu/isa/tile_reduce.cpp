@@ -24,14 +24,14 @@ struct Sum {
   using Acc = Wide<T>;
   static constexpr Acc first() { return 0; }
   template <class A, class X>
-  static inline __attribute__((always_inline)) A step(A a, X x) { return a + x; }
+  static inline __attribute__((always_inline)) A step(const A& a, const X& x) { return a + x; }
 };
 template <class T>
 struct Prod {
   using Acc = Wide<T>;
   static constexpr Acc first() { return 1; }
   template <class A, class X>
-  static inline __attribute__((always_inline)) A step(A a, X x) { return a * x; }
+  static inline __attribute__((always_inline)) A step(const A& a, const X& x) { return a * x; }
 };
 template <class T>
 static constexpr T lowest() {
@@ -52,14 +52,14 @@ struct Max {  // NaN wins
   using Acc = T;
   static constexpr Acc first() { return lowest<T>(); }
   template <class A>
-  static inline __attribute__((always_inline)) A step(A a, A x) { return (x > a) | (x != x) ? x : a; }
+  static inline __attribute__((always_inline)) A step(const A& a, const A& x) { return (x > a) | (x != x) ? x : a; }
 };
 template <class T>
 struct Min {
   using Acc = T;
   static constexpr Acc first() { return highest<T>(); }
   template <class A>
-  static inline __attribute__((always_inline)) A step(A a, A x) { return (x < a) | (x != x) ? x : a; }
+  static inline __attribute__((always_inline)) A step(const A& a, const A& x) { return (x < a) | (x != x) ? x : a; }
 };
 template <class T>
 struct Any {
