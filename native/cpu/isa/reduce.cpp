@@ -1,0 +1,275 @@
+#include "cpu/isa/reduce.h"
+
+namespace knet::cpu::KNET_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 64;
+#elif defined(__AVX2__)
+constexpr int kWidth = 32;
+#else
+constexpr int kWidth = 16;
+#endif
+constexpr int kStreams = 8;  // independent accumulators: an addition takes 4 cycles and two start in each
+
+template <class T, int L>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(sizeof(T) * L)));
+};
+template <class T, int L>
+using Vector = typename VectorOf<T, L>::type;
+
+template <class T> constexpr bool is_real = false;
+template <> constexpr bool is_real<float> = true;
+template <> constexpr bool is_real<double> = true;
+template <class T> struct WideOf { using type = uint64_t; };
+template <> struct WideOf<float> { using type = double; };
+template <> struct WideOf<double> { using type = double; };
+template <int Bytes> struct MaskOf;
+template <> struct MaskOf<1> { using type = int8_t; };
+template <> struct MaskOf<2> { using type = int16_t; };
+template <> struct MaskOf<4> { using type = int32_t; };
+template <> struct MaskOf<8> { using type = int64_t; };
+
+template <class T> constexpr T lowest() {
+  if constexpr (is_real<T>) return -T(__builtin_inf());
+  else return T(-1) > T(0) ? T(0) : T(T(1) << (sizeof(T) * 8 - 1));
+}
+template <class T> constexpr T highest() {
+  if constexpr (is_real<T>) return T(__builtin_inf());
+  else return T(~lowest<T>());
+}
+
+// Each reduction: A the accumulator, read() from elements, join() two accumulators; both for scalars and for vectors.
+template <class T>
+struct Wide {
+  using A = typename WideOf<T>::type;
+  static A read(T x) { return A(x); }
+  template <int L> static Vector<A, L> read(Vector<T, L> x) { return __builtin_convertvector(x, Vector<A, L>); }
+};
+template <class T>
+struct Same {
+  using A = T;
+  static A read(T x) { return x; }
+  template <int L> static Vector<A, L> read(Vector<T, L> x) { return x; }
+};
+template <class T>
+struct Mask {
+  using A = typename MaskOf<sizeof(T)>::type;
+  static A read(T x) { return A(-(x != T(0))); }
+  template <int L> static Vector<A, L> read(Vector<T, L> x) { return x != T(0); }
+};
+template <class T> struct Sum : Wide<T> {
+  using A = typename Wide<T>::A;
+  static constexpr A identity = A(0);
+  template <class V> static V join(V a, V x) { return a + x; }
+};
+template <class T> struct Prod : Wide<T> {
+  using A = typename Wide<T>::A;
+  static constexpr A identity = A(1);
+  template <class V> static V join(V a, V x) { return a * x; }
+};
+template <class T> struct Max : Same<T> {
+  static constexpr T identity = lowest<T>();
+  template <class V> static V join(V a, V x) {
+    if constexpr (is_real<T>) return (x > a) | (x != x) ? x : a;
+    else return x > a ? x : a;
+  }
+  static bool better(T x, T a) { return x > a; }
+};
+template <class T> struct Min : Same<T> {
+  static constexpr T identity = highest<T>();
+  template <class V> static V join(V a, V x) {
+    if constexpr (is_real<T>) return (x < a) | (x != x) ? x : a;
+    else return x < a ? x : a;
+  }
+  static bool better(T x, T a) { return x < a; }
+};
+template <class T> struct Any : Mask<T> {
+  using A = typename Mask<T>::A;
+  static constexpr A identity = 0;
+  template <class V> static V join(V a, V x) { return a | x; }
+};
+template <class T> struct All : Mask<T> {
+  using A = typename Mask<T>::A;
+  static constexpr A identity = -1;
+  template <class V> static V join(V a, V x) { return a & x; }
+};
+
+template <class T, int L>
+inline Vector<T, L> load(const T* x) {
+  Vector<T, L> v;
+  __builtin_memcpy(&v, x, sizeof v);
+  return v;
+}
+
+template <class R, class T>
+inline typename R::A row(const T* x, int64_t n) {
+  using A = typename R::A;
+  constexpr int L = kWidth / int(sizeof(A));
+  A acc = R::identity;
+  int64_t i = 0;
+  if (n >= L) {
+    Vector<A, L> a[kStreams];
+    for (auto& v : a) v = Vector<A, L>{} + A(R::identity);
+    for (; i + kStreams * L <= n; i += kStreams * L)
+#pragma GCC unroll 8
+      for (int s = 0; s < kStreams; ++s) a[s] = R::join(a[s], R::template read<L>(load<T, L>(x + i + s * L)));
+    for (; i + L <= n; i += L) a[0] = R::join(a[0], R::template read<L>(load<T, L>(x + i)));
+    for (int half = kStreams / 2; half; half /= 2)
+      for (int s = 0; s < half; ++s) a[s] = R::join(a[s], a[s + half]);
+    A lane[L];
+    __builtin_memcpy(lane, &a[0], sizeof lane);
+    for (int half = L / 2; half; half /= 2)
+      for (int s = 0; s < half; ++s) lane[s] = R::join(lane[s], lane[s + half]);
+    acc = lane[0];
+  }
+  for (; i < n; ++i) acc = R::join(acc, R::read(x[i]));
+  return acc;
+}
+
+template <class R, class T>
+void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int64_t stride, void* to) {
+  using A = typename R::A;
+  const T* x = static_cast<const T*>(from);
+  A* acc = static_cast<A*>(to);
+  for (int64_t k = 0; k < count; ++k, x += count_stride) {
+    if (stride == 1 && n >= 16) {
+      // Blocks keep the error of long double-precision sums that of a short one.
+      for (int64_t i = 0; i < n; i += 8192) acc[k] = R::join(acc[k], row<R, T>(x + i, n - i < 8192 ? n - i : 8192));
+    } else {
+      A a[2] = {acc[k], R::identity};
+      int64_t i = 0;
+      for (; i + 2 <= n; i += 2) {
+        a[0] = R::join(a[0], R::read(x[i * stride]));
+        a[1] = R::join(a[1], R::read(x[(i + 1) * stride]));
+      }
+      if (i < n) a[0] = R::join(a[0], R::read(x[i * stride]));
+      acc[k] = R::join(a[0], a[1]);
+    }
+  }
+}
+
+template <class R, class T>
+void wide_cols(const T* x, int64_t cols, int64_t rows, int64_t row_stride, typename R::A* acc) {
+  using A = typename R::A;
+  constexpr int L = kWidth / int(sizeof(A));
+  using V = Vector<A, L>;
+  auto at = [&](int64_t r, int64_t c) { return R::template read<L>(load<T, L>(x + r * row_stride + c)); };
+  int64_t r = 0;
+  for (; r < rows; r += 4) {  // four rows for one pass over the accumulators
+    int64_t c = 0;
+    if (r + 4 <= rows) {
+      for (; c + L <= cols; c += L) {
+        V a = load<A, L>(acc + c);
+        a = R::join(a, R::join(R::join(at(r, c), at(r + 1, c)), R::join(at(r + 2, c), at(r + 3, c))));
+        __builtin_memcpy(acc + c, &a, sizeof a);
+      }
+    }
+    int64_t done = c;
+    for (int64_t q = r; q < r + 4 && q < rows; ++q) {
+      const T* p = x + q * row_stride;
+      c = done;
+      for (; c + L <= cols; c += L) {
+        V a = R::join(load<A, L>(acc + c), R::template read<L>(load<T, L>(p + c)));
+        __builtin_memcpy(acc + c, &a, sizeof a);
+      }
+      for (; c < cols; ++c) acc[c] = R::join(acc[c], R::read(p[c]));
+    }
+  }
+}
+
+template <class R, class T>
+void cols(const void* from, int64_t cols, int64_t rows, int64_t row_stride, void* to) {
+  using A = typename R::A;
+  const T* x = static_cast<const T*>(from);
+  A* acc = static_cast<A*>(to);
+  // Narrow and without gaps: several rows side by side are one wide row, folded at the end.
+  int64_t fold = 256 / cols;
+  if (cols <= 64 && row_stride == cols && rows >= 4 * fold) {
+    A wide[256];
+    for (A& a : wide) a = R::identity;
+    int64_t whole = rows / fold;
+    wide_cols<R, T>(x, fold * cols, whole, fold * cols, wide);
+    for (int64_t i = 0; i < fold * cols; ++i) acc[i % cols] = R::join(acc[i % cols], wide[i]);
+    x += whole * fold * cols;
+    rows -= whole * fold;
+  }
+  wide_cols<R, T>(x, cols, rows, row_stride, acc);
+}
+
+template <class R, class T>
+void arg(const void* from, int64_t cols, int64_t col_stride, int64_t rows, int64_t row_stride, int64_t first_row, void* to,
+         int64_t* at) {
+  const T* x = static_cast<const T*>(from);
+  T* best = static_cast<T*>(to);
+  if (col_stride != 1) {
+    for (int64_t c = 0; c < cols; ++c) {
+      T b = best[c];
+      int64_t where = at[c];
+      for (int64_t r = 0; r < rows; ++r) {
+        T v = x[r * row_stride + c * col_stride];
+        bool take = R::better(v, b) || (v != v && b == b);
+        b = take ? v : b;
+        where = take ? first_row + r : where;
+      }
+      best[c] = b;
+      at[c] = where;
+    }
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* p = x + r * row_stride;
+    for (int64_t c = 0; c < cols; ++c) {
+      T v = p[c], b = best[c];
+      bool take = R::better(v, b) | ((v != v) & (b == b));
+      best[c] = take ? v : b;
+      at[c] = take ? first_row + r : at[c];
+    }
+  }
+}
+
+template <template <class> class R, class T>
+constexpr ReduceKernel kernel() {
+  return {rows<R<T>, T>, cols<R<T>, T>, nullptr};
+}
+template <template <class> class R, class T>
+constexpr ReduceKernel extreme() {
+  return {rows<R<T>, T>, cols<R<T>, T>, arg<R<T>, T>};
+}
+
+template <class T>
+constexpr void fill(ReduceTable& t, DType d) {
+  t.of[kSum][int(d)] = kernel<Sum, T>();
+  t.of[kProd][int(d)] = kernel<Prod, T>();
+  t.of[kMax][int(d)] = extreme<Max, T>();
+  t.of[kMin][int(d)] = extreme<Min, T>();
+}
+// Only the size of an integer matters to any and all.
+template <class T>
+constexpr void fill_logic(ReduceTable& t, DType d) {
+  t.of[kAny][int(d)] = kernel<Any, T>();
+  t.of[kAll][int(d)] = kernel<All, T>();
+}
+
+constexpr ReduceTable make() {
+  ReduceTable t{};
+  fill<uint8_t>(t, DType::Bool), fill_logic<uint8_t>(t, DType::Bool);
+  fill<int8_t>(t, DType::I8), fill_logic<uint8_t>(t, DType::I8);
+  fill<int16_t>(t, DType::I16), fill_logic<uint16_t>(t, DType::I16);
+  fill<int32_t>(t, DType::I32), fill_logic<uint32_t>(t, DType::I32);
+  fill<int64_t>(t, DType::I64), fill_logic<uint64_t>(t, DType::I64);
+  fill<uint8_t>(t, DType::U8), fill_logic<uint8_t>(t, DType::U8);
+  fill<uint16_t>(t, DType::U16), fill_logic<uint16_t>(t, DType::U16);
+  fill<uint32_t>(t, DType::U32), fill_logic<uint32_t>(t, DType::U32);
+  fill<uint64_t>(t, DType::U64), fill_logic<uint64_t>(t, DType::U64);
+  fill<float>(t, DType::F32), fill_logic<float>(t, DType::F32);
+  fill<double>(t, DType::F64), fill_logic<double>(t, DType::F64);
+  return t;
+}
+
+}  // namespace
+
+extern const ReduceTable reduce_table = make();
+
+}  // namespace knet::cpu::KNET_ISA
