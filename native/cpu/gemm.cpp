@@ -272,7 +272,7 @@ Problem problem(const Layout& out, const Layout& a, const Layout& b) {
     ++t.rank;
   }
   // One b for a whole stack of a's that lie one under the other: one tall product.
-  while (t.rank && t.stride[1][t.rank - 1] == 0 && t.stride[0][t.rank - 1] == q.m * q.rsa) {
+  while (t.count > 0 && t.rank && t.stride[1][t.rank - 1] == 0 && t.stride[0][t.rank - 1] == q.m * q.rsa) {
     --t.rank;
     t.count /= t.dim[t.rank];
     q.m *= t.dim[t.rank];

@@ -234,6 +234,21 @@ T dot(const T* a, const T* b, int64_t n) {
   return sum;
 }
 
+// N elements, known here, so that each copy is one or two moves.
+template <class T, int N>
+void columns_of(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k) {
+  for (int64_t p = 0; p < k; ++p) std::memcpy(dst + p * width, src + off[p], N * sizeof(T));
+}
+
+template <class T>
+void columns(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k, int64_t n) {
+  for (; n >= 16; n -= 16, dst += 16, src += 16) columns_of<T, 16>(dst, width, src, off, k);
+  if (n & 8) columns_of<T, 8>(dst, width, src, off, k), dst += 8, src += 8;
+  if (n & 4) columns_of<T, 4>(dst, width, src, off, k), dst += 4, src += 4;
+  if (n & 2) columns_of<T, 2>(dst, width, src, off, k), dst += 2, src += 2;
+  if (n & 1) columns_of<T, 1>(dst, width, src, off, k);
+}
+
 template <class T, int W>
 void copy_runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
   struct Chunk { T v[W]; };
@@ -258,12 +273,12 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dot<T>, runs<T>};
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dot<T>, columns<T>, runs<T>};
 }
 
 }  // namespace
 
 
-const MicroTable micro_table = {table<float>(), table<double>()};
+constinit const MicroTable micro_table = {table<float>(), table<double>()};
 
 }  // namespace knet::cpu::KNET_ISA

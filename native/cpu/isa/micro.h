@@ -29,6 +29,8 @@ struct Micro {
   void (*vecmat)(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add);
   // sum of a[i] * b[i]
   T (*dot)(const T* a, const T* b, int64_t n);
+  // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
+  void (*columns)(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k, int64_t n);
   // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15 elements
   // beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
