@@ -89,7 +89,7 @@ def test_made(got, expected):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: knet.concatenate([]), r"\[concatenate\] nothing to join"), (lambda: knet.stack([A, V]), r"\[stack\] arrays must have one shape"),
+    (lambda: knet.concatenate([]), r"\[concatenate\] needs at least one array"), (lambda: knet.stack([A, V]), r"\[stack\] arrays must have one shape"),
     (lambda: knet.split(draw(7), 3), r"\[split\] 7 elements"), (lambda: knet.squeeze(A, 0), r"\[squeeze\]"), (lambda: knet.expand_dims(A, 5), r"\[expand_dims\]"),
     (lambda: knet.matmul(V, draw(4)), r"\[matmul\] inner dimensions differ: \(3,\) @ \(4,\)"), (lambda: knet.matmul(2.0, V), r"\[matmul\] a scalar"),
     (lambda: knet.topk(V, 4), r"\[topk\] k=4"), (lambda: knet.pad(V, -1), r"\[pad\] negative"), (lambda: knet.pad(V, 1, "mirror"), r"\[pad\] no mode"),

@@ -22,11 +22,13 @@ def _expand(name, words, xs):
 
 _core.set_rules(_derive, _expand)
 engine.depth = _core.depth
+engine.default_dtype = _core.default_dtype
 _core.set_package(os.path.dirname(os.path.abspath(__file__)) + os.sep)
 
 
 def public_names():
     """All public operations and functions: name -> callable."""
-    names = {name: entry.fn for name, entry in REGISTRY.items() if entry.public and entry.fn is not None}
+    names = {name: getattr(entry, "face", None) or entry.fn for name, entry in REGISTRY.items()
+             if entry.public and entry.fn is not None}
     names.update({alias: names[name] for alias, name in ALIASES.items() if name in names})
     return names

@@ -70,4 +70,4 @@ def bilinear(factor, channels, dtype=None):
     centre = factor - 1 if n % 2 else factor - 0.5
     tent = ops.subtract(1.0, ops.divide(ops.absolute(ops.subtract(ops.arange(n, dtype="float64"), centre)), factor))
     each = ops.reshape(ops.eye(channels, dtype="float64"), (channels, channels, 1, 1))
-    return ops.cast(ops.multiply(each, ops.outer(tent, tent)), dtype=dtype or default_float())
+    return ops.cast(ops.multiply(each, ops.outer(tent, tent)), dtype=default_float() if dtype is None else dtype)

@@ -9,7 +9,7 @@ import math
 import operator
 
 from .define import function, np, ops, primitive, sample
-from .shape import as_array, promote, result_type
+from .shape import as_array, default_float
 
 # ---- references: a sum over the elements of the filter, each of which meets a strided part of the image
 
@@ -209,12 +209,10 @@ def _spatial(name, x):
 
 
 def _floats(*xs):
-    """Arrays in one float type."""
+    """Arrays of floats; integers become what the others are."""
     xs = [as_array(x) for x in xs]
-    name = result_type(*xs)
-    if not name.startswith(("float", "bfloat")):
-        name = promote(name, "float32")
-    return [x if str(x.dtype) == name else ops.cast(x, dtype=name) for x in xs]
+    floats = [x.dtype for x in xs if "float" in str(x.dtype)]
+    return [x if "float" in str(x.dtype) else ops.cast(x, dtype=floats[0] if floats else default_float()) for x in xs]
 
 
 def _scaled(y, alpha):

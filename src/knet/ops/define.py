@@ -260,6 +260,7 @@ class engine:
     """What functions may ask of the engine. Set when the package is imported; until then, the answers of no engine."""
 
     depth = staticmethod(lambda: 0)  # how many differentiated calls are open
+    default_dtype = staticmethod(lambda: "float32")  # the type of Python floats and of arrays made from nothing
 
 
 def as_array(x):

@@ -3,6 +3,8 @@
 Negative indices count from the end; others out of range are an error when the program runs. Where an index occurs
 several times, additions add up and, of assignments, the last one stays.
 """
+import math
+
 from .define import face, function, np, ops, primitive, sample
 from .shape import _zeros, as_array, default_float, norm_axis, part, ravel, reshape
 
@@ -60,18 +62,11 @@ scatter_add = primitive(
 
 def _scatter_set_grad(dy, y, x, v, *idx, axes, at):
     # Of values written to the same place only the last one stays: it alone has a derivative. Each writes its number there.
-    number = ops.iota(ops.cast(1, dtype="int64"), ops.cast(1, dtype="int64"), n=_size(v.shape), dtype="int64")
+    number = ops.iota(1, 1, n=math.prod(v.shape), dtype="int64")
     number = reshape(number, v.shape)
     last = scatter_set(ops.broadcast_to(ops.cast(0, dtype="int64"), x.shape), number, *idx, axes=axes, at=at)
     stays = ops.equal(gather(last, *idx, axes=axes, at=at), number)
     return [ops.where(ops.equal(last, 0), dy, 0), ops.where(stays, gather(dy, *idx, axes=axes, at=at), 0)] + [None] * len(idx)
-
-
-def _size(shape):
-    n = 1
-    for d in shape:
-        n *= d
-    return n
 
 
 scatter_set = primitive(
@@ -124,14 +119,6 @@ sort = primitive(
 
 # ---- NumPy's functions
 
-def _as_index(i):
-    i = as_array(i)
-    name = str(i.dtype)
-    if name == "bool" or not name.startswith(("int", "uint")):
-        raise TypeError(f"[index] indices must be integers, not {name}{tuple(i.shape)}. Cast them, or use x[mask] for masks.")
-    return i if name == "int64" else ops.cast(i, dtype="int64")
-
-
 def _flat(x, axis, name):
     x = as_array(x)
     if axis is None:
@@ -143,7 +130,7 @@ def _flat(x, axis, name):
 def _take_along_axis(x, indices, axis=-1):
     """y[..., j, ...] = x[..., indices[..., j, ...], ...]: each line along the axis has its own indices; other axes broadcast."""
     x, axis = _flat(x, axis, "take_along_axis")
-    i = _as_index(indices)
+    i = as_array(indices)
     if len(i.shape) != len(x.shape):
         raise ValueError(f"[take_along_axis] array and indices differ in dimensions: {tuple(x.shape)} and {tuple(i.shape)}. "
                          "Use expand_dims.")
@@ -188,15 +175,13 @@ def topk(x, k, axis=-1, largest=True):
 def take(x, indices, axis=None):
     """x at the indices along an axis (None: of the flattened array)."""
     x, axis = _flat(x, axis, "take")
-    return gather(x, _as_index(indices), axes=(axis,), at=axis)
+    return gather(x, as_array(indices), axes=(axis,), at=axis)
 
 
 def _operands(x, indices, values, axis, name):
     x, axis = _flat(x, axis, name)
-    i = _as_index(indices)
+    i = as_array(indices)
     v = as_array(values)
-    if str(v.dtype) != str(x.dtype):
-        v = ops.cast(v, dtype=x.dtype)
     shape = (*x.shape[:axis], *i.shape, *x.shape[axis + 1:])
     return x, _to(v, shape), i, {"axes": (axis,), "at": axis}
 
@@ -224,10 +209,8 @@ def index_put(x, indices, values, axis=0):
 def add_along_axis(x, indices, values, axis=-1):
     """x with values added at the indices of each line along an axis: the adjoint of take_along_axis."""
     x, axis = _flat(x, axis, "add_along_axis")
-    i = _as_index(indices)
+    i = as_array(indices)
     v = as_array(values)
-    if str(v.dtype) != str(x.dtype):
-        v = ops.cast(v, dtype=x.dtype)
     shape = tuple(n if a == axis else x.shape[a] for a, n in enumerate(i.shape))
     return scatter_along_axis(x, _to(v, shape), _to(i, shape), axis=axis)
 
@@ -235,11 +218,11 @@ def add_along_axis(x, indices, values, axis=-1):
 @function(samples=[sample(_indices(2, 4), 5)], reference=lambda i, n, axis=-1: np.eye(n, dtype="float32")[i % n])
 def one_hot(indices, n, axis=-1, dtype=None):
     """Zeros with a one at each index, along a new axis of length n; an index outside 0..n-1 (or -n..-1) gives zeros."""
-    i = _as_index(indices)
+    i = as_array(indices)
     axis = norm_axis(axis, len(i.shape) + 1, "one_hot")
     i = ops.expand_dims(i, axis)
     places = ops.arange(n)
     if axis != len(i.shape) - 1:
         places = reshape(places, tuple(n if a == axis else 1 for a in range(len(i.shape))))
     hit = ops.equal(ops.where(ops.less(i, 0), ops.add(i, n), i), places)
-    return ops.cast(hit, dtype=dtype or default_float())
+    return ops.cast(hit, dtype=default_float() if dtype is None else dtype)

@@ -3,7 +3,7 @@ import math
 import operator
 
 from .define import face, function, np, ops, primitive, sample
-from .shape import _summed_to, as_array, norm_axes, reshape, swapaxes, transpose, unify
+from .shape import _summed_to, as_array, norm_axes, reshape, swapaxes, transpose
 
 
 def _t(x):
@@ -32,7 +32,7 @@ def _b_grad(dy, a, b):
 def _matmul(a, b):
     """Matrix product, a @ b. Stacks of matrices broadcast; a vector is a row on the left and a column on the right, and
     its dimension does not appear in the result."""
-    a, b = unify(a, b)
+    a, b = as_array(a), as_array(b)
     if len(a.shape) >= 2 and len(b.shape) >= 2:
         return matmul(a, b)
     if not a.shape or not b.shape:
@@ -53,7 +53,7 @@ def _matmul(a, b):
                                     sample((), (2, 3))])
 def dot(a, b):
     """Sum over the last axis of a and the last but one of b; a product if one is a scalar."""
-    a, b = unify(a, b)
+    a, b = as_array(a), as_array(b)
     if not a.shape or not b.shape:
         return ops.multiply(a, b)
     if len(b.shape) <= 2:
@@ -70,7 +70,7 @@ def vdot(a, b):
 @function(reference="inner", samples=[sample((3,), (3,)), sample((2, 3), (4, 3)), sample((), (3,))])
 def inner(a, b):
     """Sum of products over the last axes."""
-    a, b = unify(a, b)
+    a, b = as_array(a), as_array(b)
     if not a.shape or not b.shape:
         return ops.multiply(a, b)
     return tensordot(a, b, ((len(a.shape) - 1,), (len(b.shape) - 1,)))
@@ -87,7 +87,7 @@ def outer(a, b):
                                           sample((2, 3, 4), (4, 2, 5), axes=((0, 2), (1, 0)))])
 def tensordot(a, b, axes=2):
     """Sum over pairs of axes: the last `axes` of a with the first of b, or the two lists of axes given."""
-    a, b = unify(a, b)
+    a, b = as_array(a), as_array(b)
     if isinstance(axes, (tuple, list)):
         of_a, of_b = norm_axes(axes[0], len(a.shape), "tensordot"), norm_axes(axes[1], len(b.shape), "tensordot")
     else:
@@ -128,7 +128,7 @@ def kron(a, b):
               np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b))
 def bmm(a, b, transpose_a=False, transpose_b=False):
     """Matrix products of two stacks."""
-    a, b = unify(a, b)
+    a, b = as_array(a), as_array(b)
     return matmul(_t(a) if transpose_a else a, _t(b) if transpose_b else b)
 
 
@@ -235,7 +235,7 @@ def einsum(subscripts, *arrays):
     einsum("ij,jk->ik", a, b) is a @ b. Letters that the result does not name are summed; a letter written twice in one
     term takes a diagonal; "..." stands for axes that broadcast. Without "->" the result names, in alphabetical order,
     the letters that occur once. Of several arrays the pair with the smallest product is multiplied first."""
-    arrays = unify(*arrays)
+    arrays = [as_array(x) for x in arrays]
     terms, out = _parse_einsum(subscripts, arrays)
     sizes = {}
     for term, x in zip(terms, arrays):

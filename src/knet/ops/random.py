@@ -7,7 +7,7 @@ import math
 import os
 
 from .define import function, np, ops, primitive, sample
-from .shape import _dtype_name, as_array, as_shape, default_float, norm_axis, part, reshape
+from .shape import as_array, as_shape, default_float, norm_axis, part, reshape
 
 _MASK = (1 << 64) - 1
 
@@ -104,10 +104,7 @@ def _shape_of(*params, shape):
 
 
 def _float(dtype):
-    dtype = default_float() if dtype is None else _dtype_name(dtype)
-    if dtype not in ("float32", "float64"):
-        raise TypeError(f"[random] numbers are made in float32 or float64, not {dtype}. Cast the result.")
-    return dtype
+    return default_float() if dtype is None else dtype
 
 
 def _is(x, value):
@@ -158,7 +155,7 @@ def integers(low, high=None, shape=(), dtype="int64"):
     # 53 random bits scaled to the range: the probability of an integer is off by at most range / 2**53 of itself.
     u = random_uniform(*next_key(), shape=_shape_of(low, high, shape=shape), dtype="float64")
     n = ops.cast(ops.floor(ops.multiply(u, high - low)), dtype="int64")
-    return ops.cast(ops.add(n, low), dtype=_dtype_name(dtype))
+    return ops.cast(ops.add(n, low), dtype=dtype)
 
 
 @function()
@@ -175,7 +172,7 @@ def bernoulli(p=0.5, shape=None, dtype="bool"):
     """True with probability p."""
     u = random_uniform(*next_key(), shape=_shape_of(p, shape=shape), dtype="float32")
     hit = ops.less(u, p)
-    return hit if _dtype_name(dtype) == "bool" else ops.cast(hit, dtype=_dtype_name(dtype))
+    return ops.cast(hit, dtype=dtype)
 
 
 @function()

@@ -6,77 +6,18 @@ offset makes no new plan. The derivative of each primitive is written with primi
 import math
 import operator
 
-from .define import DTYPES, face, function, np, ops, primitive, sample
+from .define import engine, face, function, np, ops, primitive, sample
 
-# ---- types and arguments
+# ---- arguments
 
-_default_float = "float32"
-
-
-def default_float(dtype=None):
-    """The type of floats made from nothing or from Python numbers; set it with an argument."""
-    global _default_float
-    if dtype is not None:
-        if str(dtype) not in ("float32", "float64"):
-            raise ValueError(f"[config] the default type must be float32 or float64, not {dtype}.")
-        _default_float = str(dtype)
-    return _default_float
+def default_float():
+    """The type of floats made from nothing or from Python numbers: knet.config.dtype."""
+    return engine.default_dtype()
 
 
 def as_array(x):
     """`x` as an array of ours: NumPy's, numbers and lists are recorded."""
     return x if hasattr(x, "shape") and type(x).__module__ != "numpy" else ops.alias(x)
-
-
-def _dtype_name(dtype):
-    """One of DTYPES for anything that names an element type (a string, ours, NumPy's, Python's float...)."""
-    if dtype in (bool, int, float):
-        return {bool: "bool", int: "int64", float: "float64"}[dtype]
-    name = str(getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or dtype)
-    if name not in DTYPES:
-        raise TypeError(f"[dtype] no element type {dtype!r}. Use one of {', '.join(DTYPES)}.")
-    return name
-
-
-def _bits(name):
-    kind = name.rstrip("0123456789")
-    return kind, int(name[len(kind):])
-
-
-def promote(a, b):
-    """NumPy's promotion of two element types, by name."""
-    if a == b or b == "bool":
-        return a
-    if a == "bool":
-        return b
-    (ka, na), (kb, nb) = sorted((_bits(a), _bits(b)), key=lambda t: ("uint", "int", "bfloat", "float", "complex").index(t[0]))
-    if ka == kb:
-        return f"{ka}{max(na, nb)}"
-    if kb == "int":  # with uint
-        return f"int{nb}" if na < nb else "float64" if na == 64 else f"int{2 * na}"
-    if ka in ("int", "uint"):
-        ka, na = "float", {8: 16, 16: 32}.get(na, 64)  # the least float that holds them
-        if na == 16:
-            return f"{kb}{nb}"
-    if kb == "complex":
-        return f"complex{max(nb, 2 * na)}"
-    return f"float{max(na, nb, 32)}"
-
-
-def result_type(*xs):
-    """The type in which arrays meet."""
-    name = str(xs[0].dtype)
-    for x in xs[1:]:
-        if str(x.dtype) != name:
-            name = promote(name, str(x.dtype))
-    return name
-
-
-def unify(*xs):
-    """Arrays with one element type."""
-    xs = [as_array(x) for x in xs]
-    name = result_type(*xs)
-    return [x if str(x.dtype) == name else ops.cast(x, dtype=name) for x in xs]
 
 
 def norm_axis(axis, ndim, name):
@@ -212,17 +153,6 @@ def _transpose(x, axes=None):
     ndim = len(x.shape)
     axes = tuple(range(ndim))[::-1] if axes is None else norm_axes(axes, ndim, "transpose")
     return transpose(x, axes)
-
-
-@face(concatenate)
-def _concatenate(arrays, axis=0):
-    """Arrays joined along an existing axis; None flattens them first."""
-    arrays = unify(*arrays) if len(arrays) else []
-    if not arrays:
-        raise ValueError("[concatenate] nothing to join: no arrays. Give at least one.")
-    if axis is None:
-        arrays, axis = [ravel(x) for x in arrays], 0
-    return concatenate(*arrays, axis=axis)
 
 
 def part(x, axis, start, length, step=1):
@@ -371,39 +301,39 @@ def stack(arrays, axis=0):
         raise ValueError(f"[stack] arrays must have one shape: {', '.join(str(tuple(x.shape)) for x in arrays) or 'none given'}. "
                          "Use reshape or pad.")
     axis = norm_axis(axis, len(arrays[0].shape) + 1, "stack")
-    return _concatenate([expand_dims(x, axis) for x in arrays], axis)
+    return concatenate(*(expand_dims(x, axis) for x in arrays), axis=axis)
 
 
 @function(numpy=("hstack",), aliases=("hcat",))
 def hstack(arrays):
     """Arrays side by side: joined along axis 1, or 0 if they have one dimension."""
     arrays = [_atleast(x, 1) for x in arrays]
-    return _concatenate(arrays, 1 if arrays and len(arrays[0].shape) > 1 else 0)
+    return concatenate(*arrays, axis=1 if arrays and len(arrays[0].shape) > 1 else 0)
 
 
 @function(numpy=("vstack",), aliases=("vcat",))
 def vstack(arrays):
     """Arrays one below the other: joined along axis 0, vectors as rows."""
-    return _concatenate([_atleast(x, 2) for x in arrays], 0)
+    return concatenate(*(_atleast(x, 2) for x in arrays))
 
 
 @function(numpy=("dstack",))
 def dstack(arrays):
     """Arrays one behind the other: joined along axis 2."""
-    return _concatenate([_atleast(x, 3) for x in arrays], 2)
+    return concatenate(*(_atleast(x, 3) for x in arrays), axis=2)
 
 
 @function(numpy=("column_stack",))
 def column_stack(arrays):
     """Vectors as columns of a matrix; matrices side by side."""
     arrays = [as_array(x) for x in arrays]
-    return _concatenate([x if len(x.shape) > 1 else reshape(x, (-1, 1)) for x in arrays], 1)
+    return concatenate(*(x if len(x.shape) > 1 else reshape(x, (-1, 1)) for x in arrays), axis=1)
 
 
 @function(samples=[sample((2, 3), (4,))], reference=lambda *xs: np.concatenate([np.ravel(x) for x in xs]))
 def cat1d(*xs):
     """All elements of all arrays in one dimension."""
-    return _concatenate(xs, None)
+    return concatenate(*(ravel(x) for x in xs))
 
 
 def _sections(name, x, sections, axis, uneven):
@@ -609,7 +539,7 @@ def triu(x, k=0):
 @function(numpy=("tri",))
 def tri(n, m=None, k=0, dtype=None):
     """Ones on and below the k-th diagonal, zeros above."""
-    return ops.cast(_below(n, n if m is None else m, k), dtype=dtype or default_float())
+    return ops.cast(_below(n, n if m is None else m, k), dtype=default_float() if dtype is None else dtype)
 
 
 @function(reference="diagonal", samples=[sample((3, 4)), sample((3, 4), offset=2), sample((4, 3), offset=-1),
@@ -668,20 +598,20 @@ def full(shape, fill_value, dtype=None):
 @function(numpy=("zeros",))
 def zeros(shape, dtype=None):
     """An array of zeros, float32 unless another type is given."""
-    return _zeros_of(as_shape(shape), dtype or default_float())
+    return _zeros_of(as_shape(shape), default_float() if dtype is None else dtype)
 
 
 @function(numpy=("ones",))
 def ones(shape, dtype=None):
     """An array of ones, float32 unless another type is given."""
-    return full(shape, 1, dtype or default_float())
+    return full(shape, 1, default_float() if dtype is None else dtype)
 
 
 @function(numpy=("full_like",))
 def full_like(x, fill_value, dtype=None, shape=None):
     """Like full, with the shape and type of x."""
     x = as_array(x)
-    return full(x.shape if shape is None else shape, fill_value, dtype or x.dtype)
+    return full(x.shape if shape is None else shape, fill_value, x.dtype if dtype is None else dtype)
 
 
 @function(reference="zeros_like", samples=[sample((2, 3))])
@@ -713,7 +643,7 @@ def eye(n, m=None, k=0, dtype=None):
     """Ones on the k-th diagonal, zeros elsewhere."""
     m = n if m is None else m
     rows = reshape(arange(k, n + k), (n, 1))
-    return ops.cast(ops.equal(rows, arange(m)), dtype=dtype or default_float())
+    return ops.cast(ops.equal(rows, arange(m)), dtype=default_float() if dtype is None else dtype)
 
 
 @function(numpy=("identity",))
@@ -732,8 +662,7 @@ def arange(start, stop=None, step=1, dtype=None):
     n = max(math.ceil((stop - start) / step), 0)
     if dtype is None:
         dtype = default_float() if any(isinstance(v, float) for v in (start, stop, step)) else "int64"
-    dtype = _dtype_name(dtype)
-    return iota(ops.cast(start, dtype=dtype), ops.cast(step, dtype=dtype), n=n, dtype=dtype)
+    return iota(start, step, n=n, dtype=dtype)
 
 
 @function(numpy=("linspace",))
@@ -742,13 +671,15 @@ def linspace(start, stop, num=50, endpoint=True, dtype=None):
     if num < 0:
         raise ValueError(f"[linspace] a negative number of points: {num}. Use 0 or more.")
     gaps = max(num - 1 if endpoint else num, 1)
-    i = arange(num)
-    i = reshape(i, (num,) + (1,) * max(len(getattr(start, "shape", ())), len(getattr(stop, "shape", ()))))
-    y = ops.add(start, ops.divide(ops.multiply(i, ops.subtract(stop, start)), gaps))
+    distance = ops.subtract(stop, start)
+    if dtype is None:
+        made_of_arrays = hasattr(start, "dtype") or hasattr(stop, "dtype")
+        dtype = distance.dtype if made_of_arrays and "float" in str(distance.dtype) else default_float()
+    i = reshape(arange(num, dtype="float64"), (num,) + (1,) * len(distance.shape))
+    y = ops.add(start, ops.multiply(i / gaps, distance))
     if endpoint and num > 1:
         y = ops.where(ops.equal(i, gaps), stop, y)  # exactly, whatever the rounding
-    return ops.cast(y, dtype=dtype or (result_type(*(v for v in (start, stop) if hasattr(v, "dtype")))
-                                       if hasattr(start, "dtype") or hasattr(stop, "dtype") else default_float()))
+    return ops.cast(y, dtype=dtype)
 
 
 @function(numpy=("meshgrid",))
