@@ -138,11 +138,12 @@ class Backward {
   // Contributions that are zero but for a region or a few places are added into what is there, in place if it can be.
   bool onto_zeros(uint32_t v) const {
     const Graph::Node& n = g_.made(v);
-    if (n.op != Op::slice_add && n.op != Op::scatter_add) return false;
+    if (n.op != Op::slice_add && n.op != Op::scatter_add && n.op != Op::scatter_along_axis) return false;
     const Graph::Node& base = g_.made(g_.in(n)[0]);
     if (base.op != Op::broadcast_to) return false;
-    const Graph::Node& zero = g_.made(g_.in(base)[0]);
-    return zero.op == Op::constant && g_.attr(zero)[1] == 0;
+    const Graph::Node* zero = &g_.made(g_.in(base)[0]);
+    if (zero->op == Op::cast) zero = &g_.made(g_.in(*zero)[0]);  // a rule's 0 is cast to the type of the gradient
+    return zero->op == Op::constant && g_.attr(*zero)[1] == 0;
   }
   uint32_t onto(uint32_t v, uint32_t acc) {
     Graph::Node n = g_.made(v);
