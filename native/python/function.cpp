@@ -287,6 +287,7 @@ PyObject* record(const Entry& e, PyObject* const* objects, size_t n, PyObject* c
   DType element = DType::F32;
   const bool has_element = e.dtype_at >= 0 && attrs[e.dtype_at] != Py_None;
   if (has_element) element = parse_dtype(attrs[e.dtype_at]);
+  if (!n && !e.inputs.empty()) throw Error(Error::Value, std::string("[") + e.about->name + "] needs at least one array.");
   Values in;
   convert(t, e, objects, n, in, element, has_element);
 
