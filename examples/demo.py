@@ -70,14 +70,14 @@ def style():
 
 def draw_curves(path, losses, correct, tested):
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    x = np.arange(1, len(losses) + 1)
+    x, width = np.arange(1, len(losses) + 1), max(5, len(losses) // 30)
     left.plot(x, losses, color=BLUE, alpha=0.2, linewidth=0.7)
-    left.plot(x, smooth(losses, 40), color=BLUE, linewidth=1.8)
+    left.plot(x, smooth(losses, width), color=BLUE, linewidth=1.8)
     left.set(title="Training loss", xlabel="updates", yscale="log", xlim=(0, len(losses)))
     left.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
     at = np.linspace(0, len(losses), len(tested))
-    low = max(0, 100 * min(0.9, tested[-1] - 0.05))
-    right.plot(x, 100 * smooth(correct, 40), color=BLUE, linewidth=1.8, label="training (running mean)")
+    low = 100 * max(0, min(0.9, min(tested[1:]) - 0.03))
+    right.plot(x, 100 * smooth(correct, width), color=BLUE, linewidth=1.8, label="training (running mean)")
     right.plot(at[1:], 100 * np.array(tested[1:]), "o", color=ORANGE, markersize=7, label="test", clip_on=False, zorder=3)
     right.set(title=f"Accuracy: {100 * tested[-1]:.2f} % of the test digits", xlabel="updates", ylabel="%",
               ylim=(low, 100.2), xlim=(0, len(losses)))

@@ -250,13 +250,13 @@ def test_optimizers_reach(capsys, options, accuracy):
 @slow
 def test_charlm_reaches(capsys, tmp_path):
     # The first raw gradients are a thousand times longer than the clip, so that a run hangs on its seed and on rounding:
-    # an independent NumPy program gives 2.26 to 2.36 and 2.12 to 2.16 after epochs 2 and 3. Hence means over seeds.
+    # an independent NumPy program gives 2.26 to 2.38 and 2.12 to 2.19 after epochs 2 and 3. Hence means over seeds.
     runs = []
     for seed in (1, 2, 3, 4):
         charlm.main(f"--seed {seed} --data hiawatha --save {tmp_path / 'hiawatha.npz'}")
         runs.append([v[0] for _, v in sorted(lines(capsys.readouterr().out).items())])
         assert len(runs[-1]) == 4 and 5.3 <= runs[-1][0] <= 6.1
     start, first, second, third = np.mean(runs, axis=0)
-    assert 5.60 <= start <= 5.95 and 2.5 <= first <= 2.95 and 2.24 <= second <= 2.35 and 2.09 <= third <= 2.155
+    assert 5.60 <= start <= 5.95 and 2.5 <= first <= 2.95 and 2.24 <= second <= 2.36 and 2.09 <= third <= 2.17
     charlm.main(f"--seed 1 --load {tmp_path / 'hiawatha.npz'} --generate 1000")
     assert len(capsys.readouterr().out) == 1001
