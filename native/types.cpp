@@ -14,8 +14,9 @@ struct TypeInfo {
   uint8_t bytes;
 };
 constexpr TypeInfo kTypes[kDTypes] = {
-    {"bool", 1},   {"int8", 1},   {"int16", 2},   {"int32", 4},    {"int64", 8},   {"uint8", 1},   {"uint16", 2},    {"uint32", 4},
-    {"uint64", 8}, {"float16", 2}, {"bfloat16", 2}, {"float32", 4}, {"float64", 8}, {"complex64", 8}, {"complex128", 16},
+    {"bool", 1},     {"int8", 1},    {"int16", 2},   {"int32", 4},     {"int64", 8},
+    {"uint8", 1},    {"uint16", 2},  {"uint32", 4},  {"uint64", 8},    {"float16", 2},
+    {"bfloat16", 2}, {"float32", 4}, {"float64", 8}, {"complex64", 8}, {"complex128", 16},
 };
 
 constexpr bool is_complex(DType t) { return t >= DType::C64; }
@@ -104,8 +105,8 @@ T get(const void* from) {
 }
 
 [[noreturn]] void rank_error(size_t rank) {
-  throw Error(Error::Value, "[shape] an array of " + std::to_string(rank) + " dimensions: at most " + std::to_string(kMaxRank) +
-                                " are supported. Join some of them with reshape.");
+  throw Error(Error::Value, "[shape] an array of " + std::to_string(rank) + " dimensions: at most " +
+                                std::to_string(kMaxRank) + " are supported. Join some of them with reshape.");
 }
 
 }  // namespace

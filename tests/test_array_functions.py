@@ -33,68 +33,166 @@ def same_array(got, expected):
 A, B, V = draw(2, 3), draw(2, 3), draw(3)
 
 
-@pytest.mark.parametrize("name, args", [
-    ("concatenate", ([A, B],)), ("concatenate", ([A, B], 1)), ("concatenate", ([A, V], None)), ("concatenate", ([A, np.arange(6).reshape(2, 3)],)),
-    ("stack", ([A, B],)), ("stack", ([A, B], -1)), ("hstack", ([A, B],)), ("hstack", ([V, V],)), ("vstack", ([A, V],)),
-    ("dstack", ([A, B],)), ("column_stack", ([V, draw(3, 2)],)),
-    ("split", (draw(6, 2), 3)), ("split", (draw(2, 6), [1, 1, 4], 1)), ("array_split", (draw(7, 2), 3)), ("array_split", (draw(2, 2), 3, 1)),
-    ("meshgrid", (V, draw(2), draw(4))), ("broadcast_arrays", (A, V, draw(4, 1, 1))), ("transpose", (A,)), ("transpose", (draw(2, 3, 4), (1, -1, 0))),
-    ("matmul", (V, V)), ("matmul", (A, V)), ("matmul", (draw(2), A)), ("matmul", (draw(4, 2, 3), V)), ("matmul", (draw(2), draw(4, 2, 3))),
-    ("matmul", (A, np.arange(12).reshape(3, 4))), ("sort", (draw(3, 5),)), ("sort", (draw(3, 5), 0)), ("sort", (draw(3, 5), None)),
-    ("take_along_axis", (draw(3, 5), np.array([[1, -1]]), 1)), ("take_along_axis", (A, np.array([4, 0]), None)),
-    ("tensordot", (draw(2, 3, 4), draw(4, 3, 2), ([1, 2], [1, 0])))])
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        ("concatenate", ([A, B],)),
+        ("concatenate", ([A, B], 1)),
+        ("concatenate", ([A, V], None)),
+        ("concatenate", ([A, np.arange(6).reshape(2, 3)],)),
+        ("stack", ([A, B],)),
+        ("stack", ([A, B], -1)),
+        ("hstack", ([A, B],)),
+        ("hstack", ([V, V],)),
+        ("vstack", ([A, V],)),
+        ("dstack", ([A, B],)),
+        ("column_stack", ([V, draw(3, 2)],)),
+        ("split", (draw(6, 2), 3)),
+        ("split", (draw(2, 6), [1, 1, 4], 1)),
+        ("array_split", (draw(7, 2), 3)),
+        ("array_split", (draw(2, 2), 3, 1)),
+        ("meshgrid", (V, draw(2), draw(4))),
+        ("broadcast_arrays", (A, V, draw(4, 1, 1))),
+        ("transpose", (A,)),
+        ("transpose", (draw(2, 3, 4), (1, -1, 0))),
+        ("matmul", (V, V)),
+        ("matmul", (A, V)),
+        ("matmul", (draw(2), A)),
+        ("matmul", (draw(4, 2, 3), V)),
+        ("matmul", (draw(2), draw(4, 2, 3))),
+        ("matmul", (A, np.arange(12).reshape(3, 4))),
+        ("sort", (draw(3, 5),)),
+        ("sort", (draw(3, 5), 0)),
+        ("sort", (draw(3, 5), None)),
+        ("take_along_axis", (draw(3, 5), np.array([[1, -1]]), 1)),
+        ("take_along_axis", (A, np.array([4, 0]), None)),
+        ("tensordot", (draw(2, 3, 4), draw(4, 3, 2), ([1, 2], [1, 0]))),
+    ],
+)
 def test_against_numpy(name, args):
     same(getattr(knet, name)(*args), getattr(np, name)(*args))
 
 
-@pytest.mark.parametrize("subscripts, shapes", [
-    ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("ij,jk->ki", [(2, 3), (3, 4)]), ("ij->ji", [(2, 3)]), ("ij", [(2, 3)]),
-    ("ji", [(2, 3)]), ("ij->", [(2, 3)]), ("ij->j", [(2, 3)]), ("ii", [(3, 3)]), ("ii->i", [(3, 3)]), ("iij->ij", [(3, 3, 2)]),
-    ("iji->j", [(3, 2, 3)]), ("iii->i", [(3, 3, 3)]), ("i,j->ij", [(2,), (3,)]), ("i,i", [(3,), (3,)]), ("i,i->i", [(3,), (3,)]),
-    ("ij,ij->ij", [(2, 3), (2, 3)]), ("ij,ij", [(2, 3), (2, 3)]), ("bij,bjk->bik", [(5, 2, 3), (5, 3, 4)]), ("bhqd,bhkd->bhqk", [(2, 3, 4, 5), (2, 3, 6, 5)]),
-    ("...ij,...jk->...ik", [(5, 2, 3), (5, 3, 4)]), ("...ij,jk", [(6, 5, 2, 3), (3, 4)]), ("...ij,...jk", [(6, 1, 2, 3), (5, 3, 4)]),
-    ("...i->...", [(2, 3, 4)]), ("i...->...i", [(2, 3, 4)]), ("...,...", [(2, 3), (3,)]), ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
-    ("ij,jk,kl", [(2, 3), (3, 4), (4, 5)]), ("abc,cd,be->ade", [(2, 3, 4), (4, 5), (3, 6)]), ("i,ij,j", [(2,), (2, 3), (3,)]),
-    ("a,b,c->cab", [(2,), (3,), (4,)]), (" i j , j k -> i k ", [(2, 3), (3, 4)]), ("ik,jk->", [(2, 3), (4, 3)]), ("ij,kl->ijkl", [(2, 3), (4, 5)]),
-    ("Ab,bC->AC", [(2, 3), (3, 4)]), (",ij->ij", [(), (2, 3)]), ("ij,j->i", [(2, 3), (1,)]), ("ij,jk->ik", [(0, 3), (3, 2)]), ("ij,jk->ik", [(2, 0), (0, 3)]),
-    ("iij,jkk->ik", [(2, 2, 3), (3, 4, 4)])])
+@pytest.mark.parametrize(
+    "subscripts, shapes",
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("ij,jk", [(2, 3), (3, 4)]),
+        ("ij,jk->ki", [(2, 3), (3, 4)]),
+        ("ij->ji", [(2, 3)]),
+        ("ij", [(2, 3)]),
+        ("ji", [(2, 3)]),
+        ("ij->", [(2, 3)]),
+        ("ij->j", [(2, 3)]),
+        ("ii", [(3, 3)]),
+        ("ii->i", [(3, 3)]),
+        ("iij->ij", [(3, 3, 2)]),
+        ("iji->j", [(3, 2, 3)]),
+        ("iii->i", [(3, 3, 3)]),
+        ("i,j->ij", [(2,), (3,)]),
+        ("i,i", [(3,), (3,)]),
+        ("i,i->i", [(3,), (3,)]),
+        ("ij,ij->ij", [(2, 3), (2, 3)]),
+        ("ij,ij", [(2, 3), (2, 3)]),
+        ("bij,bjk->bik", [(5, 2, 3), (5, 3, 4)]),
+        ("bhqd,bhkd->bhqk", [(2, 3, 4, 5), (2, 3, 6, 5)]),
+        ("...ij,...jk->...ik", [(5, 2, 3), (5, 3, 4)]),
+        ("...ij,jk", [(6, 5, 2, 3), (3, 4)]),
+        ("...ij,...jk", [(6, 1, 2, 3), (5, 3, 4)]),
+        ("...i->...", [(2, 3, 4)]),
+        ("i...->...i", [(2, 3, 4)]),
+        ("...,...", [(2, 3), (3,)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+        ("ij,jk,kl", [(2, 3), (3, 4), (4, 5)]),
+        ("abc,cd,be->ade", [(2, 3, 4), (4, 5), (3, 6)]),
+        ("i,ij,j", [(2,), (2, 3), (3,)]),
+        ("a,b,c->cab", [(2,), (3,), (4,)]),
+        (" i j , j k -> i k ", [(2, 3), (3, 4)]),
+        ("ik,jk->", [(2, 3), (4, 3)]),
+        ("ij,kl->ijkl", [(2, 3), (4, 5)]),
+        ("Ab,bC->AC", [(2, 3), (3, 4)]),
+        (",ij->ij", [(), (2, 3)]),
+        ("ij,j->i", [(2, 3), (1,)]),
+        ("ij,jk->ik", [(0, 3), (3, 2)]),
+        ("ij,jk->ik", [(2, 0), (0, 3)]),
+        ("iij,jkk->ik", [(2, 2, 3), (3, 4, 4)]),
+    ],
+)
 def test_einsum(subscripts, shapes):
     arrays = [draw(*s) for s in shapes]
     same(knet.einsum(subscripts, *arrays), np.einsum(subscripts, *arrays))
 
 
-@pytest.mark.parametrize("subscripts, shapes", [
-    ("ij,jk", [(2, 3)]), ("ij", [(2, 3, 4)]), ("ij->k", [(2, 3)]), ("ij->ii", [(2, 3)]), ("ij,jk", [(2, 3), (4, 5)]), ("i1", [(2, 3)]),
-    ("i.j", [(2, 3)])])
+@pytest.mark.parametrize(
+    "subscripts, shapes",
+    [
+        ("ij,jk", [(2, 3)]),
+        ("ij", [(2, 3, 4)]),
+        ("ij->k", [(2, 3)]),
+        ("ij->ii", [(2, 3)]),
+        ("ij,jk", [(2, 3), (4, 5)]),
+        ("i1", [(2, 3)]),
+        ("i.j", [(2, 3)]),
+    ],
+)
 def test_einsum_errors(subscripts, shapes):
     with pytest.raises(ValueError, match=r"^\[einsum\] "):
         knet.einsum(subscripts, *[draw(*s) for s in shapes])
 
 
-@pytest.mark.parametrize("got, expected", [
-    (lambda: knet.arange(5), np.arange(5)), (lambda: knet.arange(2, 12, 3), np.arange(2, 12, 3)), (lambda: knet.arange(5, 0, -2), np.arange(5, 0, -2)),
-    (lambda: knet.arange(3, 3), np.arange(0)), (lambda: knet.arange(0.0, 1.0, 0.25), np.arange(0, 1, 0.25, "float32")),
-    (lambda: knet.arange(4, dtype="float64"), np.arange(4.0)), (lambda: knet.linspace(0, 1, 5), np.linspace(0, 1, 5, dtype="float32")),
-    (lambda: knet.linspace(1, 2, 4, endpoint=False, dtype="float64"), np.linspace(1, 2, 4, endpoint=False)),
-    (lambda: knet.linspace(3, 4, 1, dtype="float64"), np.linspace(3, 4, 1)), (lambda: knet.zeros((2, 3)), np.zeros((2, 3), "float32")),
-    (lambda: knet.ones(3, "int32"), np.ones(3, "int32")), (lambda: knet.full((2,), 7), np.full(2, 7)), (lambda: knet.full((), True), np.full((), True)),
-    (lambda: knet.full((2, 3), V), np.full((2, 3), V)), (lambda: knet.eye(3, 4, 1), np.eye(3, 4, 1, "float32")), (lambda: knet.identity(2), np.eye(2, dtype="float32")),
-    (lambda: knet.tri(3, 4, -1), np.tri(3, 4, -1, "float32")), (lambda: knet.zeros_like(A), np.zeros_like(A)),
-    (lambda: knet.full_like(A, 2, dtype="int8"), np.full_like(A, 2, dtype="int8")), (lambda: knet.one_hot(np.array([0, 2, 5, -1]), 3),
-                                                                                     np.array([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]], "float32")),
-    (lambda: knet.one_hot(np.array([[0, 1]]), 2, axis=0), np.array([[[1, 0]], [[0, 1]]], "float32")),
-    (lambda: knet.topk(np.array([3, 1, 2]), 2), (np.array([3, 2]), np.array([0, 2])))])
+@pytest.mark.parametrize(
+    "got, expected",
+    [
+        (lambda: knet.arange(5), np.arange(5)),
+        (lambda: knet.arange(2, 12, 3), np.arange(2, 12, 3)),
+        (lambda: knet.arange(5, 0, -2), np.arange(5, 0, -2)),
+        (lambda: knet.arange(3, 3), np.arange(0)),
+        (lambda: knet.arange(0.0, 1.0, 0.25), np.arange(0, 1, 0.25, "float32")),
+        (lambda: knet.arange(4, dtype="float64"), np.arange(4.0)),
+        (lambda: knet.linspace(0, 1, 5), np.linspace(0, 1, 5, dtype="float32")),
+        (lambda: knet.linspace(1, 2, 4, endpoint=False, dtype="float64"), np.linspace(1, 2, 4, endpoint=False)),
+        (lambda: knet.linspace(3, 4, 1, dtype="float64"), np.linspace(3, 4, 1)),
+        (lambda: knet.zeros((2, 3)), np.zeros((2, 3), "float32")),
+        (lambda: knet.ones(3, "int32"), np.ones(3, "int32")),
+        (lambda: knet.full((2,), 7), np.full(2, 7)),
+        (lambda: knet.full((), True), np.full((), True)),
+        (lambda: knet.full((2, 3), V), np.full((2, 3), V)),
+        (lambda: knet.eye(3, 4, 1), np.eye(3, 4, 1, "float32")),
+        (lambda: knet.identity(2), np.eye(2, dtype="float32")),
+        (lambda: knet.tri(3, 4, -1), np.tri(3, 4, -1, "float32")),
+        (lambda: knet.zeros_like(A), np.zeros_like(A)),
+        (lambda: knet.full_like(A, 2, dtype="int8"), np.full_like(A, 2, dtype="int8")),
+        (
+            lambda: knet.one_hot(np.array([0, 2, 5, -1]), 3),
+            np.array([[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]], "float32"),
+        ),
+        (lambda: knet.one_hot(np.array([[0, 1]]), 2, axis=0), np.array([[[1, 0]], [[0, 1]]], "float32")),
+        (lambda: knet.topk(np.array([3, 1, 2]), 2), (np.array([3, 2]), np.array([0, 2]))),
+    ],
+)
 def test_made(got, expected):
     same(got(), expected)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: knet.concatenate([]), r"\[concatenate\] needs at least one array"), (lambda: knet.stack([A, V]), r"\[stack\] arrays must have one shape"),
-    (lambda: knet.split(draw(7), 3), r"\[split\] 7 elements"), (lambda: knet.squeeze(A, 0), r"\[squeeze\]"), (lambda: knet.expand_dims(A, 5), r"\[expand_dims\]"),
-    (lambda: knet.matmul(V, draw(4)), r"\[matmul\] inner dimensions differ: \(3,\) @ \(4,\)"), (lambda: knet.matmul(2.0, V), r"\[matmul\] a scalar"),
-    (lambda: knet.topk(V, 4), r"\[topk\] k=4"), (lambda: knet.pad(V, -1), r"\[pad\] negative"), (lambda: knet.pad(V, 1, "mirror"), r"\[pad\] no mode"),
-    (lambda: knet.tensordot(A, draw(3, 2)), r"\[tensordot\] summed"), (lambda: knet.roll(A, (1, 2), 0), r"\[roll\]"),
-    (lambda: knet.mat(A, 3), r"\[mat\] dims=3"), (lambda: knet.moveaxis(A, (0, 1), 0), r"\[moveaxis\]")])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: knet.concatenate([]), r"\[concatenate\] needs at least one array"),
+        (lambda: knet.stack([A, V]), r"\[stack\] arrays must have one shape"),
+        (lambda: knet.split(draw(7), 3), r"\[split\] 7 elements"),
+        (lambda: knet.squeeze(A, 0), r"\[squeeze\]"),
+        (lambda: knet.expand_dims(A, 5), r"\[expand_dims\]"),
+        (lambda: knet.matmul(V, draw(4)), r"\[matmul\] inner dimensions differ: \(3,\) @ \(4,\)"),
+        (lambda: knet.matmul(2.0, V), r"\[matmul\] a scalar"),
+        (lambda: knet.topk(V, 4), r"\[topk\] k=4"),
+        (lambda: knet.pad(V, -1), r"\[pad\] negative"),
+        (lambda: knet.pad(V, 1, "mirror"), r"\[pad\] no mode"),
+        (lambda: knet.tensordot(A, draw(3, 2)), r"\[tensordot\] summed"),
+        (lambda: knet.roll(A, (1, 2), 0), r"\[roll\]"),
+        (lambda: knet.mat(A, 3), r"\[mat\] dims=3"),
+        (lambda: knet.moveaxis(A, (0, 1), 0), r"\[moveaxis\]"),
+    ],
+)
 def test_messages(call, words):
     with pytest.raises((ValueError, IndexError), match="^(" + words + ")"):
         call()

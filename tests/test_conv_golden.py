@@ -46,9 +46,17 @@ def test_conv_channels():
         [[356, 392], [464, 500]], [[836, 936], [1136, 1236]], [[1316, 1480], [1808, 1972]]])
 
 
-@pytest.mark.parametrize("n, options, expected", [
-    (6, {}, [2, 4, 6]), (6, {"window": (1, 3)}, [3, 6]), (6, {"padding": (0, 1)}, [1, 3, 5, 6]), (10, {"stride": (1, 4)}, [2, 6, 10]),
-    (6, {"padding": (0, 1), "mode": 1}, [0.5, 2.5, 4.5, 3]), (6, {"padding": (0, 1), "mode": 2}, [1, 2.5, 4.5, 6])])
+@pytest.mark.parametrize(
+    "n, options, expected",
+    [
+        (6, {}, [2, 4, 6]),
+        (6, {"window": (1, 3)}, [3, 6]),
+        (6, {"padding": (0, 1)}, [1, 3, 5, 6]),
+        (10, {"stride": (1, 4)}, [2, 6, 10]),
+        (6, {"padding": (0, 1), "mode": 1}, [0.5, 2.5, 4.5, 3]),
+        (6, {"padding": (0, 1), "mode": 2}, [1, 2.5, 4.5, 6]),
+    ],
+)
 def test_pool_row(n, options, expected):
     options = {"window": (1, 2), **options}
     np.testing.assert_array_equal(values(knet.pool(row(*range(1, n + 1)), **options)), row(*expected))
@@ -66,8 +74,23 @@ def test_max_pool_never_picks_padding():
     assert values(knet.pool(-X2, padding=1)).max() < 0
 
 
-@pytest.mark.parametrize("mode, options", list(itertools.product((0, 1, 2, 3), (
-    {}, {"window": 3}, {"padding": 1}, {"stride": 3}, {"window": 3, "padding": 1}, {"alpha": 2}, {"window": (2, 3), "padding": (0, 1)}))))
+@pytest.mark.parametrize(
+    "mode, options",
+    list(
+        itertools.product(
+            (0, 1, 2, 3),
+            (
+                {},
+                {"window": 3},
+                {"padding": 1},
+                {"stride": 3},
+                {"window": 3, "padding": 1},
+                {"alpha": 2},
+                {"window": (2, 3), "padding": (0, 1)},
+            ),
+        )
+    ),
+)
 def test_pool_of_unpool(mode, options):
     x = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype("float32")
     y = knet.unpool(x, mode=mode, **options)
@@ -102,20 +125,27 @@ def test_one_and_three_dimensions(dims):
     np.testing.assert_array_equal(values(knet.conv4(w, x)), x[(...,) + (slice(2, 5),) * dims])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: knet.conv4(W2, X2, mode=2), r"\[conv4\] mode 2 is not 0 or 1"),
-    (lambda: knet.conv4(W2, X), r"\[conv4\] channels differ: w \(3, 2, 2, 2\) expects 2, x \(1, 1, 1, 7\) has 1"),
-    (lambda: knet.conv4(W2, X2, padding=(1, 1, 1)), r"\[conv4\] padding \(1, 1, 1\) must have one number for each of the 2"),
-    (lambda: knet.conv4(W2, X2, stride=0), r"\[conv4\] stride \(0, 0\) must be at least 1"),
-    (lambda: knet.conv4(W2, X2, group=2), r"\[conv4\] 2 groups do not divide the channels"),
-    (lambda: knet.conv4(W2, X2[:, :, :1]), r"\[conv\] the window does not fit"),
-    (lambda: knet.conv4(W2, X2[0]), r"\[conv4\] filters and images differ in dimensions"),
-    (lambda: knet.conv4(W2[0, 0], X2[0, 0]), r"\[conv4\] images need 1 to 3 spatial dimensions"),
-    (lambda: knet.deconv4(W2, X2), r"\[deconv4\] channels differ: w \(3, 2, 2, 2\) expects 3"),
-    (lambda: knet.pool(X2, mode=4), r"\[pool\] mode 4 is not one of"),
-    (lambda: knet.pool(X2, window=2, padding=2), r"\[pool\] .*padding at least 0 and less than the window"),
-    (lambda: knet.pool(X2, window=(2, 2, 2)), r"\[pool\] window \(2, 2, 2\) must have one number"),
-    (lambda: knet.unpool(X2[:, :, :1, :1], window=2, padding=1), r"\[unpool\] nothing is left")])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: knet.conv4(W2, X2, mode=2), r"\[conv4\] mode 2 is not 0 or 1"),
+        (lambda: knet.conv4(W2, X), r"\[conv4\] channels differ: w \(3, 2, 2, 2\) expects 2, x \(1, 1, 1, 7\) has 1"),
+        (
+            lambda: knet.conv4(W2, X2, padding=(1, 1, 1)),
+            r"\[conv4\] padding \(1, 1, 1\) must have one number for each of the 2",
+        ),
+        (lambda: knet.conv4(W2, X2, stride=0), r"\[conv4\] stride \(0, 0\) must be at least 1"),
+        (lambda: knet.conv4(W2, X2, group=2), r"\[conv4\] 2 groups do not divide the channels"),
+        (lambda: knet.conv4(W2, X2[:, :, :1]), r"\[conv\] the window does not fit"),
+        (lambda: knet.conv4(W2, X2[0]), r"\[conv4\] filters and images differ in dimensions"),
+        (lambda: knet.conv4(W2[0, 0], X2[0, 0]), r"\[conv4\] images need 1 to 3 spatial dimensions"),
+        (lambda: knet.deconv4(W2, X2), r"\[deconv4\] channels differ: w \(3, 2, 2, 2\) expects 3"),
+        (lambda: knet.pool(X2, mode=4), r"\[pool\] mode 4 is not one of"),
+        (lambda: knet.pool(X2, window=2, padding=2), r"\[pool\] .*padding at least 0 and less than the window"),
+        (lambda: knet.pool(X2, window=(2, 2, 2)), r"\[pool\] window \(2, 2, 2\) must have one number"),
+        (lambda: knet.unpool(X2[:, :, :1, :1], window=2, padding=1), r"\[unpool\] nothing is left"),
+    ],
+)
 def test_messages(call, words):
     with pytest.raises(ValueError, match="^" + words):
         call()

@@ -1,7 +1,8 @@
-// Shapes and dtypes of results, at the moment of recording: by kind, and for each primitive where a kind does not decide.
-// Everything a user can get wrong in a shape is found here, so that the error carries the user's line.
+// Shapes and dtypes of results, at the moment of recording: by kind, and for each primitive where a kind does not
+// decide. Everything a user can get wrong in a shape is found here, so that the error carries the user's line.
 #if defined(__GNUC__) && !defined(__clang__)
-// Shapes have a few dimensions: vectorised loops over them took twice the time (infer of an elementwise op, 30 against 14 ns).
+// Shapes have a few dimensions: vectorised loops over them took twice the time (infer of an elementwise op, 30 against
+// 14 ns).
 #pragma GCC optimize("no-tree-vectorize")
 #endif
 #include <algorithm>
@@ -27,7 +28,8 @@ std::string list(Ints v) {
 
 std::string shapes(Ins in) {
   std::string text;
-  for (size_t i = 0; i < in.size(); ++i) text += (i == 0 ? "" : i + 1 == in.size() ? " and " : ", ") + str(in[i]->shape);
+  for (size_t i = 0; i < in.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == in.size() ? " and " : ", ") + str(in[i]->shape);
   return text;
 }
 
@@ -80,13 +82,16 @@ void same_dtype(Op op, Ins in) {
 
 void integer_index(Op op, const Spec& i) {
   if (i.dtype != DType::I64)
-    fail(op, std::string("indices must be int64, not ") + name(i.dtype) + str(i.shape) + ". Cast them: i.astype(\"int64\").",
-         Error::Type);
+    fail(
+        op,
+        std::string("indices must be int64, not ") + name(i.dtype) + str(i.shape) + ". Cast them: i.astype(\"int64\").",
+        Error::Type);
 }
 
 void float_only(Op op, const Spec& x) {
   if (!is_float(x.dtype))
-    fail(op, std::string("needs a float array, not ") + name(x.dtype) + str(x.shape) + ". Cast it: x.astype(\"float32\").",
+    fail(op,
+         std::string("needs a float array, not ") + name(x.dtype) + str(x.shape) + ". Cast it: x.astype(\"float32\").",
          Error::Type);
 }
 
@@ -97,8 +102,10 @@ void rank_at_least(Op op, const Spec& x, int rank) {
 
 int64_t checked_axis(Op op, int64_t axis, const Shape& s) {
   if (axis < 0 || axis >= s.rank)
-    fail(op, "axis " + std::to_string(axis) + " is out of range for " + str(s) + ". Use -" + std::to_string(s.rank) + " to " +
-                 std::to_string(s.rank - 1) + ".", Error::Index);
+    fail(op,
+         "axis " + std::to_string(axis) + " is out of range for " + str(s) + ". Use -" + std::to_string(s.rank) +
+             " to " + std::to_string(s.rank - 1) + ".",
+         Error::Index);
   return axis;
 }
 
@@ -106,7 +113,8 @@ int64_t checked_axis(Op op, int64_t axis, const Shape& s) {
 void checked_axes(Op op, Ints axes, const Shape& s) {
   for (size_t i = 0; i < axes.size(); ++i) {
     checked_axis(op, axes[i], s);
-    if (i && axes[i] <= axes[i - 1]) fail(op, "axes " + list(axes) + " must be different and in order for " + str(s) + ".");
+    if (i && axes[i] <= axes[i - 1])
+      fail(op, "axes " + list(axes) + " must be different and in order for " + str(s) + ".");
   }
 }
 
@@ -151,7 +159,8 @@ inline bool broadcast_into(const Shape& s, Shape& out) {
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] void no_broadcast(Op op, Ins in) {
-  fail(op, "shapes do not broadcast: " + shapes(in) + ". Counted from the right, dimensions must be equal or 1: use reshape.");
+  fail(op, "shapes do not broadcast: " + shapes(in) +
+               ". Counted from the right, dimensions must be equal or 1: use reshape.");
 }
 
 [[gnu::cold, gnu::noinline]] void wrong_dtype(Op op, Ins in, const char* wants, const char* remedy) {
@@ -159,14 +168,17 @@ inline bool broadcast_into(const Shape& s, Shape& out) {
 }
 
 [[gnu::cold, gnu::noinline]] void where_dtype(Op op, Ins in) {
-  fail(op, "needs (bool, T, T), not " + operands(in) + ". Compare something to get the bool, and cast the values to one dtype.",
+  fail(op,
+       "needs (bool, T, T), not " + operands(in) +
+           ". Compare something to get the bool, and cast the values to one dtype.",
        Error::Type);
 }
 
 DType elementwise_dtype(Op op, const OpInfo& op_info, Ins in, Ints attrs) {
   const DType t = in[0]->dtype;
   if (op == Op::cast) {
-    if (attrs.empty() || attrs[0] < 0 || attrs[0] >= kDTypes) fail(op, "unknown dtype. Name one: \"float32\".", Error::Type);
+    if (attrs.empty() || attrs[0] < 0 || attrs[0] >= kDTypes)
+      fail(op, "unknown dtype. Name one: \"float32\".", Error::Type);
     return DType(attrs[0]);
   }
   if (op_info.rule == DTypeRule::Where) {
@@ -178,7 +190,8 @@ DType elementwise_dtype(Op op, const OpInfo& op_info, Ins in, Ints attrs) {
   switch (op_info.rule) {
     case DTypeRule::Same:
       if (t == DType::Bool && !(op_info.flags & kBoolOk))
-        wrong_dtype(op, in, "numbers", "Cast first, x.astype(\"int64\"), or use logical_and, logical_or, logical_not, logical_xor.");
+        wrong_dtype(op, in, "numbers",
+                    "Cast first, x.astype(\"int64\"), or use logical_and, logical_or, logical_not, logical_xor.");
       return t;
     case DTypeRule::Float:
       if (t < DType::F16) wrong_dtype(op, in, "floats", "Cast first: x.astype(\"float32\").");
@@ -236,7 +249,8 @@ void drop_axes(const Shape& s, Ints axes, bool keepdims, Shape& y) {
 }
 
 [[gnu::cold, gnu::noinline]] void no_identity(Op op, const Shape& s) {
-  fail(op, "nothing to choose from along an axis of length 0: " + str(s) + ". Test x.size first, or concatenate a default.");
+  fail(op, "nothing to choose from along an axis of length 0: " + str(s) +
+               ". Test x.size first, or concatenate a default.");
 }
 
 void reduce(Op op, Ins in, Ints attrs, Specs& out) {
@@ -304,7 +318,9 @@ void transpose(const Spec& x, Ints axes, Spec& y) {
     seen |= 1u << axes[i];
     y.shape.dim[i] = x.shape[int(axes[i])];
   }
-  if (!ok) fail(op, "axes " + list(axes) + " are not a permutation of the dimensions of " + str(x.shape) + ". Name each axis once.");
+  if (!ok)
+    fail(op, "axes " + list(axes) + " are not a permutation of the dimensions of " + str(x.shape) +
+                 ". Name each axis once.");
 }
 
 void broadcast_to(const Spec& x, Ints to, Spec& y) {
@@ -322,19 +338,23 @@ void broadcast_to(const Spec& x, Ints to, Spec& y) {
   y.shape = s;
 }
 
-// A region of x: one start value, one step, and a length for each listed axis. Starts are data and are checked at run time
-// (they come from Python slices, which clip); lengths are structure and are checked here.
+// A region of x: one start value, one step, and a length for each listed axis. Starts are data and are checked at run
+// time (they come from Python slices, which clip); lengths are structure and are checked here.
 void region(Op op, const Spec& x, Ints axes, Ints lengths, Ints steps, Ins starts) {
   checked_axes(op, axes, x.shape);
   if (lengths.size() != axes.size() || steps.size() != axes.size() || starts.size() != axes.size())
     fail(op, "needs one start, length and step for each of the axes " + list(axes) + ".");
   for (size_t i = 0; i < axes.size(); ++i) {
     const int64_t n = lengths[i], step = steps[i], have = x.shape[int(axes[i])];
-    if (step == 0) fail(op, "a step of 0 along axis " + std::to_string(axes[i]) + " of " + str(x.shape) + ". Use 1 or more, or -1 or less.");
+    if (step == 0)
+      fail(op, "a step of 0 along axis " + std::to_string(axes[i]) + " of " + str(x.shape) +
+                   ". Use 1 or more, or -1 or less.");
     const int64_t stride = step < 0 ? -step : step;
     if (n < 0 || n > have || (n > 1 && (n - 1) > (have - 1) / stride))
-      fail(op, std::to_string(n) + " elements with step " + std::to_string(step) + " do not fit axis " + std::to_string(axes[i]) +
-                   " of " + str(x.shape) + ". Use a smaller length.", Error::Index);
+      fail(op,
+           std::to_string(n) + " elements with step " + std::to_string(step) + " do not fit axis " +
+               std::to_string(axes[i]) + " of " + str(x.shape) + ". Use a smaller length.",
+           Error::Index);
     if (starts[i]->shape.rank != 0 || !is_int(starts[i]->dtype))
       fail(op, "starts must be integer scalars, not " + operands(starts) + ".", Error::Type);
   }
@@ -366,8 +386,8 @@ void slice_write(Op op, Ins in, Ints attrs, Specs& out) {
     }
   }
   if (!ok)
-    fail(op, "a value of shape " + str(v.shape) + " does not fit the region of " + str(x.shape) + " along axes " + list(axes) +
-                 ". Give it the region's shape with broadcast_to or reshape.");
+    fail(op, "a value of shape " + str(v.shape) + " does not fit the region of " + str(x.shape) + " along axes " +
+                 list(axes) + ". Give it the region's shape with broadcast_to or reshape.");
   region(op, x, axes, lengths.dims(), steps, in.subspan(2));
   Spec& y = like(out, x);
   y.device = common_device(op, in.first(2));
@@ -423,11 +443,13 @@ Shape gathered(Op op, const Spec& x, Ins idx, Ints axes, int64_t at) {
     fail(op, "needs one index array for each of the axes " + list(axes) + ", not " + std::to_string(idx.size()) + ".");
   for (const Spec* i : idx) {
     integer_index(op, *i);
-    if (!(i->shape == idx[0]->shape)) fail(op, "index arrays must have one shape: " + shapes(idx) + ". Use broadcast_to.", Error::Index);
+    if (!(i->shape == idx[0]->shape))
+      fail(op, "index arrays must have one shape: " + shapes(idx) + ". Use broadcast_to.", Error::Index);
   }
   Shape rest, y;
   drop_axes(x.shape, axes, false, rest);
-  if (at < 0 || at > rest.rank) fail(op, "position " + std::to_string(at) + " is out of range for " + str(rest) + ".", Error::Index);
+  if (at < 0 || at > rest.rank)
+    fail(op, "position " + std::to_string(at) + " is out of range for " + str(rest) + ".", Error::Index);
   for (int i = 0; i < rest.rank; ++i) {
     if (i == at)
       for (int64_t d : idx[0]->shape.dims()) y.push(d);
@@ -445,8 +467,8 @@ void along_axis(Op op, const Spec& x, const Spec& i, int64_t axis) {
   bool ok = x.shape.rank == i.shape.rank;
   for (int k = 0; ok && k < x.shape.rank; ++k) ok = k == axis || x.shape[k] == i.shape[k];
   if (!ok)
-    fail(op, "array and indices must have equal shapes apart from axis " + std::to_string(axis) + ": " + str(x.shape) + " and " +
-                 str(i.shape) + ". Use expand_dims or broadcast_to.");
+    fail(op, "array and indices must have equal shapes apart from axis " + std::to_string(axis) + ": " + str(x.shape) +
+                 " and " + str(i.shape) + ". Use expand_dims or broadcast_to.");
 }
 
 void index(Op op, Ins in, Ints attrs, Specs& out) {
@@ -463,8 +485,8 @@ void index(Op op, Ins in, Ints attrs, Specs& out) {
       const Shape s = gathered(op, x, in.subspan(2), axes, a.integer());
       same_dtype(op, in.first(2));
       if (!(in[1]->shape == s))
-        fail(op, "values of shape " + str(in[1]->shape) + " do not fit the indexed part of " + str(x.shape) + ", which has shape " +
-                     str(s) + ". Use broadcast_to or reshape.");
+        fail(op, "values of shape " + str(in[1]->shape) + " do not fit the indexed part of " + str(x.shape) +
+                     ", which has shape " + str(s) + ". Use broadcast_to or reshape.");
       Spec& y = like(out, x);
       y.device = common_device(op, in);
       y.weak = false;
@@ -479,7 +501,8 @@ void index(Op op, Ins in, Ints attrs, Specs& out) {
       along_axis(op, x, *in[2], a.integer());
       same_dtype(op, in.first(2));
       if (!(in[1]->shape == in[2]->shape))
-        fail(op, "values and indices must have one shape: " + str(in[1]->shape) + " and " + str(in[2]->shape) + ". Use broadcast_to.");
+        fail(op, "values and indices must have one shape: " + str(in[1]->shape) + " and " + str(in[2]->shape) +
+                     ". Use broadcast_to.");
       Spec& y = like(out, x);
       y.device = common_device(op, in);
       y.weak = false;
@@ -501,14 +524,16 @@ void matmul(Ins in, Specs& out) {
   const Op op = Op::matmul;
   const Spec &a = *in[0], &b = *in[1];
   if (a.shape.rank < 2 || b.shape.rank < 2)
-    fail(op, "needs two matrices or stacks of them: " + str(a.shape) + " @ " + str(b.shape) + ". Add dimensions with reshape.");
+    fail(op, "needs two matrices or stacks of them: " + str(a.shape) + " @ " + str(b.shape) +
+                 ". Add dimensions with reshape.");
   same_dtype(op, in);
   if (a.dtype == DType::Bool)
     fail(op, "does not take bool: " + operands(in.first(2)) + ". Cast first: x.astype(\"float32\").", Error::Type);
   const int ra = a.shape.rank, rb = b.shape.rank;
   if (a.shape[ra - 1] != b.shape[rb - 2])
-    fail(op, "inner dimensions differ: " + str(a.shape) + " @ " + str(b.shape) +
-                 ". The last of the first must equal the last but one of the second: transpose or reshape one of them.");
+    fail(op,
+         "inner dimensions differ: " + str(a.shape) + " @ " + str(b.shape) +
+             ". The last of the first must equal the last but one of the second: transpose or reshape one of them.");
   Spec& y = result(out, a.dtype, common_device(op, in));
   y.shape.rank = std::max(ra, rb);
   y.shape[y.shape.rank - 2] = a.shape[ra - 2];
@@ -528,7 +553,8 @@ struct ConvAttrs {
   Ints stride, padding, dilation;
   int64_t groups;
   bool flip;
-  explicit ConvAttrs(AttrReader& a) : stride(a.ints()), padding(a.ints()), dilation(a.ints()), groups(a.integer()), flip(a.flag()) {}
+  explicit ConvAttrs(AttrReader& a)
+      : stride(a.ints()), padding(a.ints()), dilation(a.ints()), groups(a.integer()), flip(a.flag()) {}
 };
 
 // One number per spatial dimension, none below `least`.
@@ -542,7 +568,8 @@ void spatial_attr(Op op, const char* what, Ints v, int dims, int64_t least) {
 
 int spatial_dims(Op op, const Shape& s, const char* what) {
   if (s.rank < 3 || s.rank > 5)
-    fail(op, std::string(what) + " needs 1 to 3 spatial dimensions after its first two: " + str(s) + ". Add dimensions with reshape.");
+    fail(op, std::string(what) + " needs 1 to 3 spatial dimensions after its first two: " + str(s) +
+                 ". Add dimensions with reshape.");
   return s.rank - 2;
 }
 
@@ -558,12 +585,14 @@ int64_t steps_of(Op op, int64_t n, int64_t span, int64_t stride, int64_t p, cons
 Shape conv_shape(Op op, const Shape& x, const Shape& w, const ConvAttrs& c) {
   const int d = spatial_dims(op, x, "the image");
   if (w.rank != x.rank)
-    fail(op, "images and filters differ in dimensions: x " + str(x) + ", w " + str(w) + ". Use x (N, C, ...) and w (O, I, ...).");
+    fail(op, "images and filters differ in dimensions: x " + str(x) + ", w " + str(w) +
+                 ". Use x (N, C, ...) and w (O, I, ...).");
   spatial_attr(op, "stride", c.stride, d, 1);
   spatial_attr(op, "padding", c.padding, d, 0);
   spatial_attr(op, "dilation", c.dilation, d, 1);
   if (c.groups < 1 || w[0] % c.groups || x[1] % c.groups)
-    fail(op, std::to_string(c.groups) + " groups do not divide the channels: x " + str(x) + ", w " + str(w) + ". Use a divisor of both.");
+    fail(op, std::to_string(c.groups) + " groups do not divide the channels: x " + str(x) + ", w " + str(w) +
+                 ". Use a divisor of both.");
   if (x[1] / c.groups != w[1])
     fail(op, "channels differ: x " + str(x) + " has " + std::to_string(x[1]) + ", w " + str(w) + " expects " +
                  std::to_string(w[1] * c.groups) + ". x is (N, C, ...) and w is (O, C/group, ...).");
@@ -572,7 +601,8 @@ Shape conv_shape(Op op, const Shape& x, const Shape& w, const ConvAttrs& c) {
   y.push(w[0]);
   for (int i = 0; i < d; ++i) {
     if (w[i + 2] == 0) fail(op, "empty filter: " + str(w) + ". Give it at least one element.");
-    y.push(steps_of(op, x[i + 2], (w[i + 2] - 1) * c.dilation[size_t(i)] + 1, c.stride[size_t(i)], c.padding[size_t(i)], x, w.dims().subspan(2)));
+    y.push(steps_of(op, x[i + 2], (w[i + 2] - 1) * c.dilation[size_t(i)] + 1, c.stride[size_t(i)], c.padding[size_t(i)],
+                    x, w.dims().subspan(2)));
   }
   return y;
 }
@@ -627,7 +657,8 @@ Shape pool_shape(Op op, const Shape& x, Ints window, Ints stride, Ints padding) 
     const size_t k = size_t(i);
     // A window wholly inside the padding would have nothing to take a maximum or a mean of.
     if (padding[k] >= window[k])
-      fail(op, "padding " + list(padding) + " must be less than the window " + list(window) + ". Use a larger window or pad the array.");
+      fail(op, "padding " + list(padding) + " must be less than the window " + list(window) +
+                   ". Use a larger window or pad the array.");
     if (x[i + 2] == 0) fail(op, "nothing in the windows of an empty image: " + str(x) + ". Test x.size first.");
     y.push(steps_of(op, x[i + 2], window[k], stride[k], padding[k], x, window));
   }
@@ -661,8 +692,8 @@ void pool(Op op, Ins in, Ints attrs, Specs& out) {
       for (int64_t n : given) y.shape.push(n);
       const Shape expected = pool_shape(op, y.shape, window, stride, padding);
       if (!(expected == x.shape))
-        fail(op, "a gradient of shape " + str(x.shape) + " does not belong to images " + str(y.shape) + ", whose pool has shape " +
-                     str(expected) + ". Check window, padding and stride.");
+        fail(op, "a gradient of shape " + str(x.shape) + " does not belong to images " + str(y.shape) +
+                     ", whose pool has shape " + str(expected) + ". Check window, padding and stride.");
       return;
     }
     case Op::plane_gather: case Op::plane_scatter: {
@@ -671,7 +702,8 @@ void pool(Op op, Ins in, Ints attrs, Specs& out) {
       bool ok = x.shape.rank == i.shape.rank && x.shape[0] == i.shape[0] && x.shape[1] == i.shape[1];
       if (ok && op == Op::plane_scatter) ok = x.shape == i.shape;
       spatial_dims(op, x.shape, "the image");
-      if (!ok) fail(op, "the image and its indices do not fit: " + shapes(in) + ". Both are (N, C, ...) with equal N and C.");
+      if (!ok)
+        fail(op, "the image and its indices do not fit: " + shapes(in) + ". Both are (N, C, ...) with equal N and C.");
       Spec& y = result(out, x.dtype, common_device(op, in));
       if (op == Op::plane_gather) {
         y.shape = i.shape;
@@ -715,17 +747,21 @@ void random(Op op, Ins in, Ints attrs, Specs& out) {
   const int64_t t = a.integer();
   checked_shape(op, s);
   const bool bits = op == Op::random_bits;
-  if (t < 0 || t >= kDTypes || (bits ? DType(t) != DType::U32 && DType(t) != DType::U64 : DType(t) != DType::F32 && DType(t) != DType::F64))
+  if (t < 0 || t >= kDTypes ||
+      (bits ? DType(t) != DType::U32 && DType(t) != DType::U64 : DType(t) != DType::F32 && DType(t) != DType::F64))
     fail(op, std::string("makes ") + (bits ? "uint32 or uint64" : "float32 or float64") + ", not " +
                  (t >= 0 && t < kDTypes ? name(DType(t)) : "an unknown dtype") + ". Cast the result.", Error::Type);
   for (const Spec* i : in)
-    if (i->shape.rank || (i->dtype != DType::U64 && i->dtype != DType::I64)) fail(op, "seed and counter must be 64-bit integer scalars: " + operands(in) + ".", Error::Type);
+    if (i->shape.rank || (i->dtype != DType::U64 && i->dtype != DType::I64))
+      fail(op, "seed and counter must be 64-bit integer scalars: " + operands(in) + ".", Error::Type);
   result(out, DType(t), in[0]->device).shape = s;
 }
 
 [[gnu::cold, gnu::noinline]] void wrong_count(Op op, const OpInfo& op_info, size_t n) {
-  fail(op, "takes " + std::string(op_info.flags & kVariadic ? "at least " : "") + std::to_string(op_info.n_in) + " arrays, not " +
-               std::to_string(n) + ".", Error::Type);
+  fail(op,
+       "takes " + std::string(op_info.flags & kVariadic ? "at least " : "") + std::to_string(op_info.n_in) +
+           " arrays, not " + std::to_string(n) + ".",
+       Error::Type);
 }
 
 }  // namespace
@@ -739,8 +775,10 @@ Shape broadcast(Op op, std::span<const Spec* const> in) {
 
 void infer(Op op, std::span<const Spec* const> in, std::span<const int64_t> attrs, Specs& out) {
   const OpInfo& op_info = info(op);
-  const bool count_ok = op_info.flags & kVariadic ? in.size() >= size_t(op_info.n_in) : in.size() == size_t(op_info.n_in);
-  if (!count_ok && !(op == Op::matmul && in.size() == 3)) wrong_count(op, op_info, in.size());  // the third is added to the product
+  const bool count_ok =
+      op_info.flags & kVariadic ? in.size() >= size_t(op_info.n_in) : in.size() == size_t(op_info.n_in);
+  if (!count_ok && !(op == Op::matmul && in.size() == 3))
+    wrong_count(op, op_info, in.size());  // the third is added to the product
   if (in.empty()) fail(op, "needs at least one array.");
   switch (op_info.kind) {
     case Kind::Elementwise: return elementwise(op, op_info, in, attrs, out);

@@ -1,5 +1,6 @@
 // Shapes, dtypes and messages of every primitive; element types. Stands alone:
-//   g++ -std=c++20 -O2 -Inative -I<generated> tests/native/infer_test.cpp native/types.cpp native/trace/op.cpp native/trace/infer.cpp
+//   g++ -std=c++20 -O2 -Inative -I<generated> tests/native/infer_test.cpp native/types.cpp native/trace/op.cpp
+//   native/trace/infer.cpp
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -44,7 +45,8 @@ static std::string message(Op op, const std::vector<Spec>& in, const Words& attr
 
 static bool fails(Op op, const std::vector<Spec>& in, const Words& attrs, const char* with) {
   const std::string m = message(op, in, attrs);
-  const bool ok = m.find(with) != std::string::npos && m.starts_with(std::string("[") + info(op).name + "] ") && m.ends_with(".");
+  const bool ok =
+      m.find(with) != std::string::npos && m.starts_with(std::string("[") + info(op).name + "] ") && m.ends_with(".");
   if (!ok) std::printf("  got: %s\n", m.c_str());
   return ok;
 }
@@ -210,7 +212,8 @@ static void contractions() {
   CHECK(fails(Op::conv, {spec({1, 3, 3, 3}), spec({3, 2, 2, 2})}, plain, "channels differ"));
   CHECK(fails(Op::conv, {spec({1, 2, 3, 3}), spec({3, 2, 4, 4})}, plain, "does not fit"));
   CHECK(fails(Op::conv, {spec({1, 2, 3}), spec({3, 2, 2})}, plain, "one number for each of the 1"));
-  CHECK(fails(Op::conv, {spec({1, 3, 3, 3}), spec({3, 1, 2, 2})}, join({{1, 1}, {0, 0}, {1, 1}}) + Words{2, 1}, "do not divide"));
+  CHECK(fails(Op::conv, {spec({1, 3, 3, 3}), spec({3, 1, 2, 2})}, join({{1, 1}, {0, 0}, {1, 1}}) + Words{2, 1},
+              "do not divide"));
 }
 
 static void pools() {

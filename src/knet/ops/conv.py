@@ -63,7 +63,7 @@ def _np_conv_dw(dy, x, stride, padding, dilation, groups, flip, kernel):
 
 
 def _windows(x, window, stride, padding):
-    """For each output place: the index of the part of the plane under the window, and the place of its first element."""
+    """For each output: its place, the index of the part of the plane under the window, and where that part begins."""
     counts = [1 + (n + 2 * p - w) // s for n, w, s, p in zip(x, window, stride, padding)]
     for o in np.ndindex(*counts):
         lo = [max(i * s - p, 0) for i, s, p in zip(o, stride, padding)]
@@ -72,7 +72,9 @@ def _windows(x, window, stride, padding):
 
 
 def _pooled(x, window, stride, padding, dtype):
-    return np.zeros((*x.shape[:2], *(1 + (n + 2 * p - w) // s for n, w, s, p in zip(x.shape[2:], window, stride, padding))), dtype)
+    return np.zeros(
+        (*x.shape[:2], *(1 + (n + 2 * p - w) // s for n, w, s, p in zip(x.shape[2:], window, stride, padding))), dtype
+    )
 
 
 def _np_maxpool(x, window, stride, padding):
@@ -122,30 +124,65 @@ _PLAIN = dict(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, flip=Tru
 _ODD = dict(stride=(2, 1), padding=(1, 2), dilation=(2, 1), groups=2, flip=False)
 
 conv = primitive(
-    "conv", f"x, w, {_CONV}", "Contraction", public=False,
-    grad=(lambda dy, y, x, w, **a: conv_dx(dy, w, **a, spatial=x.shape[2:]),
-          lambda dy, y, x, w, **a: conv_dw(dy, x, **a, kernel=w.shape[2:])),
+    "conv",
+    f"x, w, {_CONV}",
+    "Contraction",
+    public=False,
+    grad=(
+        lambda dy, y, x, w, **a: conv_dx(dy, w, **a, spatial=x.shape[2:]),
+        lambda dy, y, x, w, **a: conv_dw(dy, x, **a, kernel=w.shape[2:]),
+    ),
     reference=_np_conv,
-    samples=[sample((2, 3, 5, 4), (2, 3, 2, 3), **_PLAIN), sample((2, 4, 6, 5), (6, 2, 3, 2), **_ODD),
-             sample((1, 2, 6), (3, 2, 3), stride=(2,), padding=(1,), dilation=(1,), groups=1, flip=True),
-             sample((1, 2, 3, 4, 3), (2, 2, 2, 2, 2), stride=(1,) * 3, padding=(0, 1, 0), dilation=(1,) * 3, groups=1, flip=False)],
-    doc="Sum of products of a filter with each window of an image; with `flip` the filter is turned round: true convolution.")
+    samples=[
+        sample((2, 3, 5, 4), (2, 3, 2, 3), **_PLAIN),
+        sample((2, 4, 6, 5), (6, 2, 3, 2), **_ODD),
+        sample((1, 2, 6), (3, 2, 3), stride=(2,), padding=(1,), dilation=(1,), groups=1, flip=True),
+        sample(
+            (1, 2, 3, 4, 3),
+            (2, 2, 2, 2, 2),
+            stride=(1,) * 3,
+            padding=(0, 1, 0),
+            dilation=(1,) * 3,
+            groups=1,
+            flip=False,
+        ),
+    ],
+    doc="Sum of products of a filter with each window of an image; `flip` turns the filter round: true convolution.",
+)
 
 conv_dx = primitive(
-    "conv_dx", f"dy, w, {_CONV}, spatial: ints", "Contraction", public=False,
-    grad=(lambda g, y, dy, w, spatial, **a: conv(g, w, **a),
-          lambda g, y, dy, w, spatial, **a: conv_dw(dy, g, **a, kernel=w.shape[2:])),
+    "conv_dx",
+    f"dy, w, {_CONV}, spatial: ints",
+    "Contraction",
+    public=False,
+    grad=(
+        lambda g, y, dy, w, spatial, **a: conv(g, w, **a),
+        lambda g, y, dy, w, spatial, **a: conv_dw(dy, g, **a, kernel=w.shape[2:]),
+    ),
     reference=_np_conv_dx,
-    samples=[sample((2, 2, 4, 2), (2, 3, 2, 3), **_PLAIN, spatial=(5, 4)), sample((2, 6, 2, 8), (6, 2, 3, 2), **_ODD, spatial=(6, 5))],
-    doc="The derivative of conv with respect to the image, of the given spatial extents.")
+    samples=[
+        sample((2, 2, 4, 2), (2, 3, 2, 3), **_PLAIN, spatial=(5, 4)),
+        sample((2, 6, 2, 8), (6, 2, 3, 2), **_ODD, spatial=(6, 5)),
+    ],
+    doc="The derivative of conv with respect to the image, of the given spatial extents.",
+)
 
 conv_dw = primitive(
-    "conv_dw", f"dy, x, {_CONV}, kernel: ints", "Contraction", public=False,
-    grad=(lambda g, y, dy, x, kernel, **a: conv(x, g, **a),
-          lambda g, y, dy, x, kernel, **a: conv_dx(dy, g, **a, spatial=x.shape[2:])),
+    "conv_dw",
+    f"dy, x, {_CONV}, kernel: ints",
+    "Contraction",
+    public=False,
+    grad=(
+        lambda g, y, dy, x, kernel, **a: conv(x, g, **a),
+        lambda g, y, dy, x, kernel, **a: conv_dx(dy, g, **a, spatial=x.shape[2:]),
+    ),
     reference=_np_conv_dw,
-    samples=[sample((2, 2, 4, 2), (2, 3, 5, 4), **_PLAIN, kernel=(2, 3)), sample((2, 6, 2, 8), (2, 4, 6, 5), **_ODD, kernel=(3, 2))],
-    doc="The derivative of conv with respect to the filter, of the given spatial extents.")
+    samples=[
+        sample((2, 2, 4, 2), (2, 3, 5, 4), **_PLAIN, kernel=(2, 3)),
+        sample((2, 6, 2, 8), (2, 4, 6, 5), **_ODD, kernel=(3, 2)),
+    ],
+    doc="The derivative of conv with respect to the filter, of the given spatial extents.",
+)
 
 _POOL = "window: ints, stride: ints, padding: ints"
 _POOLS = [((1, 2, 6, 5), dict(window=(2, 2), stride=(2, 2), padding=(0, 0))),
@@ -204,7 +241,10 @@ def _per_dim(name, what, v, dims):
 def _spatial(name, x):
     dims = len(x.shape) - 2
     if not 1 <= dims <= 3:
-        raise ValueError(f"[{name}] images need 1 to 3 spatial dimensions after (N, C): {tuple(x.shape)}. Add dimensions with reshape.")
+        raise ValueError(
+            f"[{name}] images need 1 to 3 spatial dimensions after (N, C): {tuple(x.shape)}. "
+            "Add dimensions with reshape."
+        )
     return dims
 
 
@@ -221,7 +261,10 @@ def _scaled(y, alpha):
 
 def _conv_args(name, w, x, padding, stride, dilation, mode, group):
     if mode not in (0, 1):
-        raise ValueError(f"[{name}] mode {mode!r} is not 0 or 1. Use 0 to convolve (the filter is flipped) or 1 to correlate (it is not).")
+        raise ValueError(
+            f"[{name}] mode {mode!r} is not 0 or 1. Use 0 to convolve (the filter is flipped) "
+            "or 1 to correlate (it is not)."
+        )
     w, x = _floats(w, x)
     dims = _spatial(name, x)
     if len(w.shape) != len(x.shape):
@@ -248,16 +291,18 @@ def _np_conv4(w, x, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
 def conv4(w, x, *, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
     """Convolution of images x (N, I, H, W) with filters w (O, I/group, kh, kw): (N, O, H', W').
 
-    H' = 1 + (H + 2 padding - ((kh - 1) dilation + 1)) // stride. mode 0 flips the filter in every spatial dimension (the
-    convolution of mathematics), mode 1 does not (what other libraries call convolution). alpha scales the result. One to
-    three spatial dimensions; padding, stride and dilation are numbers or one for each of them."""
+    H' = 1 + (H + 2 padding - ((kh - 1) dilation + 1)) // stride. mode 0 flips the filter in every spatial dimension
+    (the convolution of mathematics), mode 1 does not (what other libraries call convolution). alpha scales the result.
+    One to three spatial dimensions; padding, stride and dilation are numbers or one for each of them."""
     w, x, attrs = _conv_args("conv4", w, x, padding, stride, dilation, mode, group)
     if w.shape[0] % group or x.shape[1] % group:
         raise ValueError(f"[conv4] {group} groups do not divide the channels: w {tuple(w.shape)}, x {tuple(x.shape)}. "
                          "Use a divisor of both w.shape[0] and x.shape[1].")
     if w.shape[1] * group != x.shape[1]:
-        raise ValueError(f"[conv4] channels differ: w {tuple(w.shape)} expects {w.shape[1] * group}, x {tuple(x.shape)} has "
-                         f"{x.shape[1]}. w is (O, I/group, ...) and x is (N, I, ...).")
+        raise ValueError(
+            f"[conv4] channels differ: w {tuple(w.shape)} expects {w.shape[1] * group}, x {tuple(x.shape)} has "
+            f"{x.shape[1]}. w is (O, I/group, ...) and x is (N, I, ...)."
+        )
     return _scaled(conv(x, w, **attrs), alpha)
 
 
@@ -272,20 +317,34 @@ def _np_deconv4(w, x, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1)
     return alpha * _np_conv_dx(x, w, stride, padding, dilation, group, mode == 0, spatial)
 
 
-@function(samples=[sample((3, 2, 2, 2), (1, 3, 3, 3)), sample((4, 2, 3, 3), (2, 4, 3, 3), padding=1, stride=2, mode=1, group=2)],
-          reference=_np_deconv4)
+@function(
+    samples=[
+        sample((3, 2, 2, 2), (1, 3, 3, 3)),
+        sample((4, 2, 3, 3), (2, 4, 3, 3), padding=1, stride=2, mode=1, group=2),
+    ],
+    reference=_np_deconv4,
+)
 def deconv4(w, x, *, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
-    """Transposed convolution, the derivative of conv4 with respect to its images: x (N, I, H, W), w (I, O/group, kh, kw)
-    give (N, O, H', W') with H' = stride (H - 1) + (kh - 1) dilation + 1 - 2 padding. Options as in conv4."""
+    """Transposed convolution, the derivative of conv4 with respect to its images.
+
+    x (N, I, H, W) and w (I, O/group, kh, kw) give (N, O, H', W'), H' = stride (H - 1) + (kh - 1) dilation + 1 - 2 padding.
+    Options as in conv4."""
     w, x, attrs = _conv_args("deconv4", w, x, padding, stride, dilation, mode, group)
     if w.shape[0] != x.shape[1]:
-        raise ValueError(f"[deconv4] channels differ: w {tuple(w.shape)} expects {w.shape[0]}, x {tuple(x.shape)} has {x.shape[1]}. "
-                         "w is (I, O/group, ...) and x is (N, I, ...).")
+        raise ValueError(
+            f"[deconv4] channels differ: w {tuple(w.shape)} expects {w.shape[0]}, x {tuple(x.shape)} has {x.shape[1]}. "
+            "w is (I, O/group, ...) and x is (N, I, ...)."
+        )
     if x.shape[1] % group:
-        raise ValueError(f"[deconv4] {group} groups do not divide the {x.shape[1]} channels of x {tuple(x.shape)}. Use a divisor.")
+        raise ValueError(
+            f"[deconv4] {group} groups do not divide the {x.shape[1]} channels of x {tuple(x.shape)}. Use a divisor."
+        )
     spatial = _deconv_spatial(x, w, attrs["stride"], attrs["padding"], attrs["dilation"])
     if min(spatial) < 1:
-        raise ValueError(f"[deconv4] nothing is left: w {tuple(w.shape)}, x {tuple(x.shape)}, padding {attrs['padding']}. Use less padding.")
+        raise ValueError(
+            f"[deconv4] nothing is left: w {tuple(w.shape)}, x {tuple(x.shape)}, padding {attrs['padding']}. "
+            "Use less padding."
+        )
     return _scaled(conv_dx(x, w, **attrs, spatial=spatial), alpha)
 
 
@@ -299,8 +358,10 @@ def _pool_args(name, x, window, padding, stride, mode):
     stride = window if stride is None else _per_dim(name, "stride", stride, dims)
     padding = _per_dim(name, "padding", padding, dims)
     if min(window) < 1 or min(stride) < 1 or min(padding) < 0 or any(p >= w for p, w in zip(padding, window)):
-        raise ValueError(f"[{name}] window {window}, stride {stride}, padding {padding}: windows and strides must be at least 1, "
-                         "padding at least 0 and less than the window.")
+        raise ValueError(
+            f"[{name}] window {window}, stride {stride}, padding {padding}: windows and strides must be at least 1, "
+            "padding at least 0 and less than the window."
+        )
     return x, {"window": window, "stride": stride, "padding": padding}
 
 
@@ -315,7 +376,7 @@ def _np_pool(x, window=2, padding=0, stride=None, mode=0, alpha=1):
 @function(samples=[sample((1, 2, 4, 5)), sample((1, 2, 6, 6), window=3, padding=1, stride=2, mode=1),
                    sample((1, 2, 6, 6), window=(2, 3), padding=1, mode=2, alpha=2)], reference=_np_pool)
 def pool(x, *, window=2, padding=0, stride=None, mode=0, alpha=1):
-    """Maximum (mode 0, 3) or mean (mode 1: padding counts as zeros; 2: it does not count) of the windows of x (N, C, H, W).
+    """Maximum (mode 0, 3) or mean (mode 1: padding counts as zeros; 2: it does not) of the windows of x (N, C, H, W).
 
     H' = 1 + (H + 2 padding - window) // stride; stride is the window unless given. alpha scales the result."""
     x, attrs = _pool_args("pool", x, window, padding, stride, mode)
@@ -325,12 +386,16 @@ def pool(x, *, window=2, padding=0, stride=None, mode=0, alpha=1):
 
 @function()
 def unpool(x, *, window=2, padding=0, stride=None, mode=0, alpha=1):
-    """Each element spread over its window, so that pool(unpool(x, ...), ...) == x with the same options (if the stride is at
-    least the window). H' = (H - 1) stride + window - 2 padding."""
+    """Each element spread over its window, so that pool(unpool(x, ...), ...) == x with the same options (if the stride
+    is at least the window). H' = (H - 1) stride + window - 2 padding."""
     x, attrs = _pool_args("unpool", x, window, padding, stride, mode)
-    spatial = tuple((n - 1) * s + w - 2 * p for n, s, w, p in zip(x.shape[2:], attrs["stride"], attrs["window"], attrs["padding"]))
+    spatial = tuple(
+        (n - 1) * s + w - 2 * p for n, s, w, p in zip(x.shape[2:], attrs["stride"], attrs["window"], attrs["padding"])
+    )
     if min(spatial) < 1:
-        raise ValueError(f"[unpool] nothing is left: {tuple(x.shape)} with padding {attrs['padding']}. Use less padding.")
+        raise ValueError(
+            f"[unpool] nothing is left: {tuple(x.shape)} with padding {attrs['padding']}. Use less padding."
+        )
     # A mean that counts padding divides by the whole window: what is left of a window in the image makes up for it.
     y = avgpool_back(ops.multiply(x, math.prod(attrs["window"])), **attrs, count_padding=mode != 1, spatial=spatial)
     return y if isinstance(alpha, (int, float)) and alpha == 1 else ops.divide(y, alpha)
@@ -338,5 +403,5 @@ def unpool(x, *, window=2, padding=0, stride=None, mode=0, alpha=1):
 
 @function()
 def padsize(w):
-    """The padding that keeps the extents of images under filters w of odd extents: (k - 1) // 2 for each spatial dimension."""
+    """The padding that keeps the extents of images under filters w of odd extents: (k - 1) // 2 in each dimension."""
     return tuple((k - 1) // 2 for k in as_array(w).shape[2:])

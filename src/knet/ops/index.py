@@ -61,12 +61,15 @@ scatter_add = primitive(
 
 
 def _scatter_set_grad(dy, y, x, v, *idx, axes, at):
-    # Of values written to the same place only the last one stays: it alone has a derivative. Each writes its number there.
+    # Of values written to the same place only the last one stays, and it alone has a derivative. To find it, each value
+    # writes its number there.
     number = ops.iota(1, 1, n=math.prod(v.shape), dtype="int64")
     number = reshape(number, v.shape)
     last = scatter_set(ops.broadcast_to(ops.cast(0, dtype="int64"), x.shape), number, *idx, axes=axes, at=at)
     stays = ops.equal(gather(last, *idx, axes=axes, at=at), number)
-    return [ops.where(ops.equal(last, 0), dy, 0), ops.where(stays, gather(dy, *idx, axes=axes, at=at), 0)] + [None] * len(idx)
+    dx = ops.where(ops.equal(last, 0), dy, 0)
+    dv = ops.where(stays, gather(dy, *idx, axes=axes, at=at), 0)
+    return [dx, dv] + [None] * len(idx)
 
 
 scatter_set = primitive(
@@ -78,10 +81,14 @@ scatter_set = primitive(
     doc="x with elements replaced by v at the indices.")
 
 take_along_axis = primitive(
-    "take_along_axis", "x, i, axis: axis", "Index",
+    "take_along_axis",
+    "x, i, axis: axis",
+    "Index",
     grad=(lambda dy, y, x, i, axis: scatter_along_axis(_zeros(x), dy, i, axis=axis), None),
-    reference="take_along_axis", samples=[sample((3, 5), _indices(5, 3, 2), axis=1), sample((4, 2), _indices(4, 6, 2), axis=0)],
-    doc="y[..., j, ...] = x[..., i[..., j, ...], ...]: each line along the axis has its own indices.")
+    reference="take_along_axis",
+    samples=[sample((3, 5), _indices(5, 3, 2), axis=1), sample((4, 2), _indices(4, 6, 2), axis=0)],
+    doc="y[..., j, ...] = x[..., i[..., j, ...], ...]: each line along the axis has its own indices.",
+)
 
 
 def _np_scatter_along(x, v, i, axis):
@@ -128,12 +135,15 @@ def _flat(x, axis, name):
 
 @face(take_along_axis)
 def _take_along_axis(x, indices, axis=-1):
-    """y[..., j, ...] = x[..., indices[..., j, ...], ...]: each line along the axis has its own indices; other axes broadcast."""
+    """y[..., j, ...] = x[..., indices[..., j, ...], ...]: each line along the axis has its own indices. Other axes
+    broadcast."""
     x, axis = _flat(x, axis, "take_along_axis")
     i = as_array(indices)
     if len(i.shape) != len(x.shape):
-        raise ValueError(f"[take_along_axis] array and indices differ in dimensions: {tuple(x.shape)} and {tuple(i.shape)}. "
-                         "Use expand_dims.")
+        raise ValueError(
+            f"[take_along_axis] array and indices differ in dimensions: {tuple(x.shape)} and {tuple(i.shape)}. "
+            "Use expand_dims."
+        )
     common = list(ops.broadcast_shapes(*([n for a, n in enumerate(s) if a != axis] for s in (x.shape, i.shape))))
     x, i = (_to(v, (*common[:axis], v.shape[axis], *common[axis:])) for v in (x, i))
     return take_along_axis(x, i, axis=axis)
@@ -166,12 +176,20 @@ def topk(x, k, axis=-1, largest=True):
     x, axis = _flat(x, axis, "topk")
     n = x.shape[axis]
     if not 0 <= k <= n:
-        raise ValueError(f"[topk] k={k} is out of range for {n} elements along axis {axis} of {tuple(x.shape)}. Use 0 to {n}.")
+        raise ValueError(
+            f"[topk] k={k} is out of range for {n} elements along axis {axis} of {tuple(x.shape)}. Use 0 to {n}."
+        )
     return tuple(part(v, axis, 0, k) if k < n else v for v in sort(x, axis=axis, descending=largest))
 
 
-@function(reference="take", samples=[sample((5, 3), _indices(5, 4), axis=0), sample((2, 5, 3), _indices(5, 2, 2), axis=1),
-                                     sample((2, 5), _indices(10, 3))])
+@function(
+    reference="take",
+    samples=[
+        sample((5, 3), _indices(5, 4), axis=0),
+        sample((2, 5, 3), _indices(5, 2, 2), axis=1),
+        sample((2, 5), _indices(10, 3)),
+    ],
+)
 def take(x, indices, axis=None):
     """x at the indices along an axis (None: of the flattened array)."""
     x, axis = _flat(x, axis, "take")
@@ -195,9 +213,12 @@ def index_add(x, indices, values, axis=0):
     return scatter_add(x, v, i, **attrs)
 
 
-@function(samples=[sample((5, 3), _indices(5, 4), (4, 3)), sample((2, 5), _indices(5, 3), (), axis=1)],
-          reference=lambda x, i, v, axis=0: _np_scatter(
-              x, np.broadcast_to(v, x.shape[:axis] + i.shape + x.shape[axis + 1:]), i, axes=(axis,), at=axis, add=False))
+@function(
+    samples=[sample((5, 3), _indices(5, 4), (4, 3)), sample((2, 5), _indices(5, 3), (), axis=1)],
+    reference=lambda x, i, v, axis=0: _np_scatter(
+        x, np.broadcast_to(v, x.shape[:axis] + i.shape + x.shape[axis + 1 :]), i, axes=(axis,), at=axis, add=False
+    ),
+)
 def index_put(x, indices, values, axis=0):
     """x with elements replaced by values at the indices along an axis; of repeated indices the last one stays."""
     x, v, i, attrs = _operands(x, indices, values, axis, "index_put")

@@ -38,8 +38,10 @@ def _matmul(a, b):
     if not a.shape or not b.shape:
         raise ValueError(f"[matmul] a scalar is no matrix: {tuple(a.shape)} @ {tuple(b.shape)}. Use * to scale.")
     if a.shape[-1] != b.shape[-2 if len(b.shape) > 1 else 0]:
-        raise ValueError(f"[matmul] inner dimensions differ: {tuple(a.shape)} @ {tuple(b.shape)}. The last of the first must equal "
-                         "the last but one of the second: transpose or reshape one of them.")
+        raise ValueError(
+            f"[matmul] inner dimensions differ: {tuple(a.shape)} @ {tuple(b.shape)}. The last of the first must equal "
+            "the last but one of the second: transpose or reshape one of them."
+        )
     shape = a.shape[:-1] if len(b.shape) == 1 else (*b.shape[:-2], b.shape[-1])
     if len(a.shape) == 1:
         a = reshape(a, (1, a.shape[0]))
@@ -49,8 +51,16 @@ def _matmul(a, b):
     return reshape(matmul(a, b), shape)
 
 
-@function(reference="dot", samples=[sample((3,), (3,)), sample((2, 3), (3,)), sample((2, 3), (3, 4)), sample((2, 3, 4), (5, 4, 2)),
-                                    sample((), (2, 3))])
+@function(
+    reference="dot",
+    samples=[
+        sample((3,), (3,)),
+        sample((2, 3), (3,)),
+        sample((2, 3), (3, 4)),
+        sample((2, 3, 4), (5, 4, 2)),
+        sample((), (2, 3)),
+    ],
+)
 def dot(a, b):
     """Sum over the last axis of a and the last but one of b; a product if one is a scalar."""
     a, b = as_array(a), as_array(b)
@@ -93,12 +103,16 @@ def tensordot(a, b, axes=2):
     else:
         n = operator.index(axes)
         if not 0 <= n <= min(len(a.shape), len(b.shape)):
-            raise ValueError(f"[tensordot] axes={n} is out of range for {tuple(a.shape)} and {tuple(b.shape)}. Use fewer.")
+            raise ValueError(
+                f"[tensordot] axes={n} is out of range for {tuple(a.shape)} and {tuple(b.shape)}. Use fewer."
+            )
         of_a, of_b = tuple(range(len(a.shape) - n, len(a.shape))), tuple(range(n))
     summed = tuple(a.shape[i] for i in of_a)
     if summed != tuple(b.shape[i] for i in of_b):
-        raise ValueError(f"[tensordot] summed dimensions differ: {tuple(a.shape)} axes {of_a}, {tuple(b.shape)} axes {of_b}. "
-                         "Pair axes of equal length.")
+        raise ValueError(
+            f"[tensordot] summed dimensions differ: {tuple(a.shape)} axes {of_a}, {tuple(b.shape)} axes {of_b}. "
+            "Pair axes of equal length."
+        )
     keep_a = tuple(i for i in range(len(a.shape)) if i not in of_a)
     keep_b = tuple(i for i in range(len(b.shape)) if i not in of_b)
     rows, columns, k = (math.prod(s) for s in ([a.shape[i] for i in keep_a], [b.shape[i] for i in keep_b], summed))
@@ -137,7 +151,9 @@ def cross(a, b, axis=-1):
     """Vector product of arrays of 3-vectors along an axis."""
     a, b = as_array(a), as_array(b)
     if a.shape[axis] != 3 or b.shape[axis] != 3:
-        raise ValueError(f"[cross] vectors must have 3 elements along axis {axis}: {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise ValueError(
+            f"[cross] vectors must have 3 elements along axis {axis}: {tuple(a.shape)} and {tuple(b.shape)}."
+        )
     left, right = (lambda x: ops.roll(x, -1, axis)), (lambda x: ops.roll(x, -2, axis))
     return ops.subtract(ops.multiply(left(a), right(b)), ops.multiply(right(a), left(b)))
 
@@ -146,7 +162,9 @@ def cross(a, b, axis=-1):
 
 def _einsum_error(subscripts, arrays, what):
     shapes = ", ".join(str(tuple(x.shape)) for x in arrays)
-    return ValueError(f"[einsum] {what}: {subscripts!r} of {shapes}. Write one letter for each axis, as in 'ij,jk->ik'.")
+    return ValueError(
+        f"[einsum] {what}: {subscripts!r} of {shapes}. Write one letter for each axis, as in 'ij,jk->ik'."
+    )
 
 
 def _parse_einsum(subscripts, arrays):
@@ -163,7 +181,9 @@ def _parse_einsum(subscripts, arrays):
             raise _einsum_error(subscripts, arrays, f"{term!r} is not understood")
         extra = len(x.shape) - len(before + after)
         if extra < 0 or (extra and not dots):
-            raise _einsum_error(subscripts, arrays, f"{term!r} does not name the axes of an array of {len(x.shape)} dimensions")
+            raise _einsum_error(
+                subscripts, arrays, f"{term!r} does not name the axes of an array of {len(x.shape)} dimensions"
+            )
         widest = max(widest, extra)
         full.append((before, extra if dots else 0, after))
     hidden = "".join(chr(0xE000 + i) for i in range(widest))
@@ -219,7 +239,9 @@ def _pair(x, p, y, q, needed):
     if not summed:  # nothing to add up: an elementwise product
         letters = batch + rows + columns
         x = reshape(_ordered(x, tuple(p.index(c) for c in batch + rows)), [sizes[c] if c in p else 1 for c in letters])
-        y = reshape(_ordered(y, tuple(q.index(c) for c in batch + columns)), [sizes[c] if c in q else 1 for c in letters])
+        y = reshape(
+            _ordered(y, tuple(q.index(c) for c in batch + columns)), [sizes[c] if c in q else 1 for c in letters]
+        )
         return ops.multiply(x, y), "".join(letters)
     size = lambda cs: [sizes[c] for c in cs]  # noqa: E731
     b, k = size(batch), math.prod(size(summed))
@@ -247,7 +269,9 @@ def einsum(subscripts, *arrays):
                 sizes[c] = n
     work = [(x, term) for x, term in zip(arrays, terms)]
     # Repeated letters first: their diagonals are smaller.
-    work = [_prepare(x, t, set(out).union(*(u for j, (_, u) in enumerate(work) if j != i))) for i, (x, t) in enumerate(work)]
+    work = [
+        _prepare(x, t, set(out).union(*(u for j, (_, u) in enumerate(work) if j != i))) for i, (x, t) in enumerate(work)
+    ]
     while len(work) > 1:
         def cost(ij):
             i, j = ij

@@ -177,15 +177,17 @@ def bernoulli(p=0.5, shape=None, dtype="bool"):
 
 @function()
 def categorical(logits=None, probs=None, axis=-1, shape=()):
-    """Indices drawn with probabilities `probs`, or proportional to exp(logits), along an axis; `shape` draws for each of the
-    others, in front."""
+    """Indices drawn with probabilities `probs`, or proportional to exp(logits), along an axis; `shape` draws for each
+    of the others, in front."""
     if (logits is None) == (probs is None):
         raise ValueError("[categorical] needs either logits or probs. Give one of them.")
     x = as_array(logits) if probs is None else ops.log(as_array(probs))
     axis = norm_axis(axis, len(x.shape), "categorical")
     shape = as_shape(shape)
     # The largest of logits plus Gumbel noise; 1 - u is never 0.
-    u = random_uniform(*next_key(), shape=(*shape, *x.shape), dtype="float64" if str(x.dtype) == "float64" else "float32")
+    u = random_uniform(
+        *next_key(), shape=(*shape, *x.shape), dtype="float64" if str(x.dtype) == "float64" else "float32"
+    )
     noise = ops.negative(ops.log(ops.negative(ops.log1p(ops.negative(u)))))
     return ops.argmax(ops.add(x, noise), axis + len(shape))
 

@@ -79,10 +79,14 @@ def _concatenate_grad(dy, y, *xs, axis):
 
 
 reshape = primitive(
-    "reshape", "x, shape: shape", "Movement",
+    "reshape",
+    "x, shape: shape",
+    "Movement",
     grad=(lambda dy, y, x, shape: reshape(dy, x.shape),),
-    reference="reshape", samples=[sample((2, 6), shape=(3, -1)), sample((), shape=(1, 1)), sample((0, 4), shape=(2, 0))],
-    doc="The same elements in another shape; one dimension may be -1.")
+    reference="reshape",
+    samples=[sample((2, 6), shape=(3, -1)), sample((), shape=(1, 1)), sample((0, 4), shape=(2, 0))],
+    doc="The same elements in another shape; one dimension may be -1.",
+)
 
 transpose = primitive(
     "transpose", "x, axes: ints", "Movement", aliases=("permute_dims",),
@@ -91,36 +95,66 @@ transpose = primitive(
     doc="Dimensions in another order; without axes, reversed.")
 
 broadcast_to = primitive(
-    "broadcast_to", "x, shape: shape", "Movement",
+    "broadcast_to",
+    "x, shape: shape",
+    "Movement",
     grad=(lambda dy, y, x, shape: _summed_to(dy, x.shape),),
-    reference="broadcast_to", samples=[sample((3, 1), shape=(2, 3, 4)), sample((), shape=(2,)), sample((1,), shape=(0,))],
-    doc="x repeated along new dimensions and those of length 1.")
+    reference="broadcast_to",
+    samples=[sample((3, 1), shape=(2, 3, 4)), sample((), shape=(2,)), sample((1,), shape=(0,))],
+    doc="x repeated along new dimensions and those of length 1.",
+)
 
 slice_ = primitive(
-    "slice", "x, *starts, axes: ints, lengths: ints, steps: ints", "Movement", public=False,
-    grad=lambda dy, y, x, *starts, axes, lengths, steps:
-        [slice_add(_zeros(x), dy, *starts, axes=axes, steps=steps)] + [None] * len(starts),
+    "slice",
+    "x, *starts, axes: ints, lengths: ints, steps: ints",
+    "Movement",
+    public=False,
+    grad=lambda dy, y, x, *starts, axes, lengths, steps: [slice_add(_zeros(x), dy, *starts, axes=axes, steps=steps)]
+    + [None] * len(starts),
     reference=lambda x, *starts, axes, lengths, steps: np.array(x[_index(x, starts, axes, lengths, steps)]),
-    samples=[sample((5, 6), 1, 4, axes=(0, 1), lengths=(2, 3), steps=(2, -2)), sample((4, 3), 2, axes=(0,), lengths=(0,), steps=(1,)),
-             sample((4,), 3, axes=(0,), lengths=(4,), steps=(-1,))],
-    doc="A region of x: along each of `axes`, `lengths` elements from the start value on, `steps` apart.")
+    samples=[
+        sample((5, 6), 1, 4, axes=(0, 1), lengths=(2, 3), steps=(2, -2)),
+        sample((4, 3), 2, axes=(0,), lengths=(0,), steps=(1,)),
+        sample((4,), 3, axes=(0,), lengths=(4,), steps=(-1,)),
+    ],
+    doc="A region of x: along each of `axes`, `lengths` elements from the start value on, `steps` apart.",
+)
 
 slice_update = primitive(
-    "slice_update", "x, v, *starts, axes: ints, steps: ints", "Movement", public=False,
-    grad=lambda dy, y, x, v, *starts, axes, steps:
-        [slice_update(dy, _zeros(v), *starts, axes=axes, steps=steps),
-         slice_(dy, *starts, axes=axes, lengths=tuple(v.shape[a] for a in axes), steps=steps)] + [None] * len(starts),
+    "slice_update",
+    "x, v, *starts, axes: ints, steps: ints",
+    "Movement",
+    public=False,
+    grad=lambda dy, y, x, v, *starts, axes, steps: [
+        slice_update(dy, _zeros(v), *starts, axes=axes, steps=steps),
+        slice_(dy, *starts, axes=axes, lengths=tuple(v.shape[a] for a in axes), steps=steps),
+    ]
+    + [None] * len(starts),
     reference=lambda x, v, *starts, axes, steps: _written(x, v, starts, axes, steps, False),
-    samples=[sample((5, 6), (2, 3), 1, 4, axes=(0, 1), steps=(2, -2)), sample((4, 3), (0, 3), 2, axes=(0,), steps=(1,))],
-    doc="x with a region replaced by v.")
+    samples=[
+        sample((5, 6), (2, 3), 1, 4, axes=(0, 1), steps=(2, -2)),
+        sample((4, 3), (0, 3), 2, axes=(0,), steps=(1,)),
+    ],
+    doc="x with a region replaced by v.",
+)
 
 slice_add = primitive(
-    "slice_add", "x, v, *starts, axes: ints, steps: ints", "Movement", public=False,
-    grad=lambda dy, y, x, v, *starts, axes, steps:
-        [dy, slice_(dy, *starts, axes=axes, lengths=tuple(v.shape[a] for a in axes), steps=steps)] + [None] * len(starts),
+    "slice_add",
+    "x, v, *starts, axes: ints, steps: ints",
+    "Movement",
+    public=False,
+    grad=lambda dy, y, x, v, *starts, axes, steps: [
+        dy,
+        slice_(dy, *starts, axes=axes, lengths=tuple(v.shape[a] for a in axes), steps=steps),
+    ]
+    + [None] * len(starts),
     reference=lambda x, v, *starts, axes, steps: _written(x, v, starts, axes, steps, True),
-    samples=[sample((5, 6), (2, 3), 1, 4, axes=(0, 1), steps=(2, -2)), sample((4, 3), (0, 3), 2, axes=(0,), steps=(1,))],
-    doc="x with v added to a region.")
+    samples=[
+        sample((5, 6), (2, 3), 1, 4, axes=(0, 1), steps=(2, -2)),
+        sample((4, 3), (0, 3), 2, axes=(0,), steps=(1,)),
+    ],
+    doc="x with v added to a region.",
+)
 
 flip = primitive(
     "flip", "x, axis: axes = None", "Movement",
@@ -278,8 +312,10 @@ def broadcast_shapes(*shapes):
             if out[-i] == 1:
                 out[-i] = n
             elif n not in (1, out[-i]):
-                raise ValueError(f"[broadcast] shapes do not broadcast: {', '.join(map(str, shapes))}. Counted from the right, "
-                                 "dimensions must be equal or 1: use reshape.")
+                raise ValueError(
+                    f"[broadcast] shapes do not broadcast: {', '.join(map(str, shapes))}. Counted from the right, "
+                    "dimensions must be equal or 1: use reshape."
+                )
     return tuple(out)
 
 
@@ -298,8 +334,10 @@ def stack(arrays, axis=0):
     """Arrays of one shape joined along a new axis."""
     arrays = [as_array(x) for x in arrays]
     if len({tuple(x.shape) for x in arrays}) != 1:
-        raise ValueError(f"[stack] arrays must have one shape: {', '.join(str(tuple(x.shape)) for x in arrays) or 'none given'}. "
-                         "Use reshape or pad.")
+        raise ValueError(
+            f"[stack] arrays must have one shape: {', '.join(str(tuple(x.shape)) for x in arrays) or 'none given'}. "
+            "Use reshape or pad."
+        )
     axis = norm_axis(axis, len(arrays[0].shape) + 1, "stack")
     return concatenate(*(expand_dims(x, axis) for x in arrays), axis=axis)
 
@@ -345,8 +383,10 @@ def _sections(name, x, sections, axis, uneven):
     else:
         k = operator.index(sections)
         if k < 1 or (n % k and not uneven):
-            raise ValueError(f"[{name}] {n} elements along axis {axis} of {tuple(x.shape)} do not split into {k} equal parts. "
-                             "Use array_split, or give the places where to split.")
+            raise ValueError(
+                f"[{name}] {n} elements along axis {axis} of {tuple(x.shape)} do not split into {k} equal parts. "
+                "Use array_split, or give the places where to split."
+            )
         at = [i * (n // k) + min(i, n % k) for i in range(k + 1)]
     return [part(x, axis, a, max(b - a, 0)) for a, b in zip(at, at[1:])]
 
@@ -386,7 +426,9 @@ def _pairs(width, ndim):
     if len(width) == 1:
         width = width * ndim
     if len(width) != ndim or any(len(w) not in (1, 2) for w in width):
-        raise ValueError(f"[pad] {len(width)} pairs in pad_width for {ndim} dimensions. Give (before, after) for each axis.")
+        raise ValueError(
+            f"[pad] {len(width)} pairs in pad_width for {ndim} dimensions. Give (before, after) for each axis."
+        )
     return tuple((w[0], w[-1]) for w in width)
 
 
@@ -453,7 +495,10 @@ def rot90(x, k=1, axes=(0, 1)):
     return as_array(x) if k == 0 else flip(swapaxes(x, a, b), a) if k == 1 else swapaxes(flip(x, a), a, b)
 
 
-@function(reference="roll", samples=[sample((5,), shift=2), sample((3, 4), shift=-1), sample((3, 4), shift=(1, 5), axis=(0, 1))])
+@function(
+    reference="roll",
+    samples=[sample((5,), shift=2), sample((3, 4), shift=-1), sample((3, 4), shift=(1, 5), axis=(0, 1))],
+)
 def roll(x, shift, axis=None):
     """x moved along axes, what leaves at one end enters at the other; without axis, of the flattened array."""
     x = as_array(x)
@@ -472,7 +517,9 @@ def roll(x, shift, axis=None):
     return x
 
 
-@function(reference="tile", samples=[sample((2, 3), reps=2), sample((2, 3), reps=(2, 1, 2)), sample((2, 3), reps=(0, 1))])
+@function(
+    reference="tile", samples=[sample((2, 3), reps=2), sample((2, 3), reps=(2, 1, 2)), sample((2, 3), reps=(0, 1))]
+)
 def tile(x, reps):
     """x repeated as a whole, `reps` times along each axis."""
     x = as_array(x)
@@ -500,7 +547,9 @@ def repeat(x, repeats, axis=None):
         if len(repeats) == 1:
             repeats = repeats[0]
         elif len(repeats) != n:
-            raise ValueError(f"[repeat] {len(repeats)} numbers for {n} elements along axis {axis} of {shape}. Give one each.")
+            raise ValueError(
+                f"[repeat] {len(repeats)} numbers for {n} elements along axis {axis} of {shape}. Give one each."
+            )
         else:
             return ops.gather(x, [i for i, k in enumerate(repeats) for _ in range(k)], axes=(axis,), at=axis)
     before, after = shape[:axis], shape[axis + 1:]
