@@ -391,7 +391,7 @@ AttrKind attr_kind(const std::string& kind) {
 Role role_of(Op op, const OpInfo& about, const std::string& name) {
   if (about.kind == Kind::Elementwise) return Role::Data;
   if (about.kind == Kind::Create) return Role::Element;
-  if (about.kind == Kind::Random) return Role::Seed;
+  if (about.kind == Kind::Random || name == "seed" || name == "counter") return Role::Seed;
   if (name == "starts" || name == "idx" || name == "i" || name == "labels") return Role::Index;
   if (name == "v" && op != Op::gather) return Role::Into;
   return Role::Data;

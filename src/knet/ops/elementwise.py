@@ -621,26 +621,26 @@ def _mp(name):
 
 
 erfinv = elementwise(
-    "erfinv", "x", rule="Float", c="vm::erfinv(a)", reference=_mp("erfinv"), domain=(-0.9, 0.9),
+    "erfinv", "x", rule="Float", c="vm::erfinv(a)", reference=_mp("erfinv"), domain=(-0.9, 0.9), ints=(0, 0),
     grad=(lambda dy, y, x: dy * exp(y * y) * (math.sqrt(PI) / 2),),
     doc="The number whose error function is x.")
 
 lgamma = elementwise(
     "lgamma", "x", rule="Float", c="vm::lgamma(a)", aliases=("gammaln", "loggamma"), reference=_each(math.lgamma),
-    domain=(0.3, 4),
+    domain=(0.3, 4), ints=(1, 9),
     grad=(lambda dy, y, x: dy * digamma(x),),
     doc="The logarithm of |gamma(x)|.")
 
 # gamma is negative exactly where x < 0 and floor(x) is odd.
 gamma = elementwise(
-    "gamma", "x", rule="Float", reference=_each(math.gamma), domain=(0.3, 4),
+    "gamma", "x", rule="Float", reference=_each(math.gamma), domain=(0.3, 4), ints=(1, 9),
     c="vm::select(a < T(0) && vm::floor(a) != T(2) * vm::floor(a * T(0.5)), -vm::exp(vm::lgamma(a)), "
       "vm::exp(vm::lgamma(a)))",
     grad=(lambda dy, y, x: dy * y * digamma(x),),
     doc="The gamma function, (x - 1)! for whole numbers.")
 
 digamma = elementwise(
-    "digamma", "x", rule="Float", c="vm::digamma(a)", reference=_mp("digamma"), domain=(0.5, 4),
+    "digamma", "x", rule="Float", c="vm::digamma(a)", reference=_mp("digamma"), domain=(0.5, 4), ints=(1, 9),
     grad=(lambda dy, y, x: dy * trigamma(x),),
     doc="The derivative of lgamma.")
 
@@ -651,7 +651,7 @@ trigamma = elementwise(
     doc="The second derivative of lgamma.")
 
 polygamma = elementwise(
-    "polygamma", "n, x", rule="Float", c="vm::polygamma(a, b)", domain=(0.5, 4), ints=(1, 9),
-    reference=lambda n, x: _mp("polygamma")(np.floor(n), x),
+    "polygamma", "n, x", rule="Float", c="vm::polygamma(vm::rint(a), b)", ints=(1, 4),
+    domain=([(0.7, 1.3), (1.7, 2.3)], (0.5, 4)), reference=lambda n, x: _mp("polygamma")(np.rint(n), x),
     grad=(None, lambda dy, y, n, x: dy * polygamma(n + 1, x)),
-    doc="The derivative of order n + 1 of lgamma; n is a whole number, at least 1.")
+    doc="The derivative of order n + 1 of lgamma; n is rounded to a whole number and must be at least 1.")
