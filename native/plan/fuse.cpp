@@ -79,9 +79,10 @@ struct Group {
   uint32_t depth = 0;
   uint32_t order = 0;      // the last node in it
   int size = 0;            // instructions
+  int n_reads = 0;
+  uint32_t first_node = kNone, last_node = kNone;  // a list, linked by next_node_
+  uint32_t first_read = kNone, last_read = kNone;  // values read from memory: a list in reads_
   Shape space;
-  std::vector<uint32_t> nodes;
-  std::vector<uint32_t> reads;  // from memory
 
   // What later nodes must respect. A split of 0 (the row is everything) was only a guess until somebody reads the Row register.
   int fixed_split() const { return split == 0 && !rows_read ? -1 : split; }
@@ -90,6 +91,10 @@ struct Group {
 struct Reduction {
   enum What : uint8_t { Nothing, All, Row, Columns, Apart } what;
   int split;
+};
+
+struct Read {
+  uint32_t value, next;
 };
 
 struct Leaf {  // value read by a node
@@ -106,6 +111,10 @@ class Fuser {
     values_.resize(g_.values.size());
     for (uint32_t v : g_.ins) ++values_[v].uses;
     for (uint32_t v : g_.outputs) ++values_[v].uses;
+    next_node_.reserve(n + n / 4);
+    groups_.reserve(n / 2 + 8);
+    parent_.reserve(n / 2 + 8);
+    reads_.reserve(n + 8);
     for (size_t i = 0; i < n; ++i) visit(uint32_t(i));
     results();
     Schedule s;
@@ -123,6 +132,8 @@ class Fuser {
   std::vector<Value> values_;
   std::vector<Group> groups_;
   std::vector<uint32_t> parent_;  // groups that became one
+  std::vector<uint32_t> next_node_;  // node -> the next one in its group
+  std::vector<Read> reads_;
   std::vector<uint32_t> tree_;    // nodes about to be placed together
   std::vector<Leaf> leaves_;      // and what they read
   std::vector<uint32_t> targets_, stack_;
@@ -164,7 +175,24 @@ class Fuser {
   }
 
   void read(Group& g, uint32_t u) {
-    if (std::find(g.reads.begin(), g.reads.end(), u) == g.reads.end()) g.reads.push_back(u);
+    for (uint32_t l = g.first_read; l != kNone; l = reads_[l].next)
+      if (reads_[l].value == u) return;
+    uint32_t l = uint32_t(reads_.size());
+    reads_.push_back({u, kNone});
+    (g.first_read == kNone ? g.first_read : reads_[g.last_read].next) = l;
+    g.last_read = l;
+    ++g.n_reads;
+  }
+
+  // Puts the list of nodes first .. last at the end of the group's.
+  void put_nodes(Group& g, uint32_t first, uint32_t last) {
+    (g.first_node == kNone ? g.first_node : next_node_[g.last_node]) = first;
+    g.last_node = last;
+  }
+  void put_node(Group& g, uint32_t i) {
+    if (next_node_.size() <= i) next_node_.resize(g_.nodes.size(), kNone);
+    next_node_[i] = kNone;
+    put_nodes(g, i, i);
   }
 
   // `u` is going to be read from memory: see that it is there. Returns the depth at which it is made.
@@ -262,7 +290,7 @@ class Fuser {
       depth = std::max(depth, in_memory(u));
     }
     uint32_t k = new_group(false, depth + 1);
-    groups_[k].nodes = {i};
+    put_node(groups_[k], i);
     groups_[k].order = i;
     for (uint32_t u : g_.in(n)) read(groups_[k], u);
     for (uint32_t o = 0; o < n.n_out; ++o) made(n.out + o, k, Class::Full);
@@ -382,7 +410,7 @@ class Fuser {
     Group& g = groups_[k];
     g.size += size;
     for (uint32_t i : tree_) {
-      g.nodes.push_back(i);
+      put_node(g, i);
       g.order = std::max(g.order, i);
       if (i != last) made(g_.nodes[i].out, k, row ? Class::Row : Class::Full);
     }
@@ -408,13 +436,13 @@ class Fuser {
   // Fix the split, which may have been guessed as 0: sums of everything are then no longer Row registers.
   void set_split(Group& g, int split) {
     if (g.split == 0 && split != 0)
-      for (uint32_t i : g.nodes)
+      for (uint32_t i = g.first_node; i != kNone; i = next_node_[i])
         if (Value& x = values_[g_.nodes[i].out]; x.cls == Class::Row) x.cls = Class::Result;
     g.split = int8_t(split);
   }
 
   bool has_room(const Group& g, int size) const {
-    return g.size + size <= kMaxInstrs && int(g.reads.size() + leaves_.size()) <= kMaxInputs;
+    return g.size + size <= kMaxInstrs && g.n_reads + int(leaves_.size()) <= kMaxInputs;
   }
   static bool admits(int split, Reduction r) {
     return r.what == Reduction::Nothing || r.what == Reduction::All || split == -1 || split == r.split;
@@ -457,12 +485,10 @@ class Fuser {
       if (own != -1 && split != -1 && own != split) return kNone;
       if (!(g.space == groups_[targets_[0]].space)) return kNone;
       size += g.size;
-      reads += int(g.reads.size());
+      reads += g.n_reads;
     }
-    if (size > kMaxInstrs || (reads > kMaxInputs && targets_.size() > 1) || reads > kMaxInputs) return kNone;
+    if (size > kMaxInstrs || reads > kMaxInputs) return kNone;
     uint32_t into = targets_[0];
-    for (uint32_t k : targets_)
-      if (groups_[k].nodes.size() > groups_[into].nodes.size()) into = k;
     for (uint32_t k : targets_)
       if (k != into) merge(into, k, split);
     return into;
@@ -479,11 +505,9 @@ class Fuser {
     g.rows_read |= o.rows_read;
     g.size += o.size;
     g.order = std::max(g.order, o.order);
-    g.nodes.insert(g.nodes.end(), o.nodes.begin(), o.nodes.end());
-    for (uint32_t u : o.reads) read(g, u);
+    put_nodes(g, o.first_node, o.last_node);
+    for (uint32_t l = o.first_read; l != kNone; l = reads_[l].next) read(g, reads_[l].value);
     parent_[k] = into;
-    std::vector<uint32_t>().swap(o.nodes);
-    std::vector<uint32_t>().swap(o.reads);
   }
 
   // Is reading leaf l the same as naming the register of r in g?
@@ -606,22 +630,24 @@ class Fuser {
       return groups_[a].order != groups_[b].order ? groups_[a].order < groups_[b].order : a < b;
     });
     done.reserve(by_order.size());
-    std::vector<uint32_t> next(groups_.size(), 0);  // reads of a group looked at so far; kNone when it is listed
+    constexpr uint32_t kListed = kNone - 1;
+    std::vector<uint32_t> next(groups_.size());  // the read of a group to be looked at next; kListed when it is in `done`
+    for (uint32_t k : by_order) next[k] = groups_[k].first_read;
     for (uint32_t top : by_order) {
-      if (next[top] == kNone) continue;
       stack_.assign(1, top);
       while (!stack_.empty()) {
         uint32_t k = stack_.back();
-        const Group& g = groups_[k];
-        if (next[k] == kNone) {
+        if (next[k] == kListed) {
           stack_.pop_back();
-        } else if (next[k] == g.reads.size()) {
-          next[k] = kNone;
+        } else if (next[k] == kNone) {
+          next[k] = kListed;
           done.push_back(k);
           stack_.pop_back();
         } else {
-          uint32_t maker = values_[root(g.reads[next[k]++])].group;
-          if (maker != kNone && next[maker = find(maker)] != kNone) stack_.push_back(maker);
+          Read r = reads_[next[k]];
+          next[k] = r.next;
+          uint32_t maker = values_[root(r.value)].group;
+          if (maker != kNone && next[maker = find(maker)] != kListed) stack_.push_back(maker);
         }
       }
     }
@@ -631,34 +657,42 @@ class Fuser {
   void emit_all(Schedule& s) {
     auto order = ordered();
     s.kernels.reserve(order.size());
+    s.words.reserve(g_.nodes.size() + reads_.size());
     for (uint32_t k : order) {
       Kernel kernel;
+      nodes_.clear(), in_.clear(), out_.clear();
+      for (uint32_t i = groups_[k].first_node; i != kNone; i = next_node_[i]) nodes_.push_back(i);
       if (groups_[k].tile) {
-        emit(k, kernel);
-        if (kernel.out.empty()) continue;
+        kernel.tile = emit(k);
+        if (out_.empty()) continue;
         kernel.step = device_.tile(*kernel.tile);
       } else {
-        emit_step(groups_[k], kernel);
+        kernel.step = emit_step(g_.nodes[nodes_[0]]);
       }
+      kernel.at = uint32_t(s.words.size());
+      kernel.n_nodes = uint32_t(nodes_.size());
+      kernel.n_in = uint32_t(in_.size());
+      kernel.n_out = uint32_t(out_.size());
+      for (auto* words : {&nodes_, &in_, &out_}) s.words.insert(s.words.end(), words->begin(), words->end());
       s.kernels.push_back(std::move(kernel));
     }
   }
 
+  std::vector<uint32_t> nodes_, in_, out_;  // of the kernel being made
   std::vector<Layout> in_layouts_, out_layouts_;
-  void emit_step(Group& g, Kernel& to) {
-    const Graph::Node& n = g_.nodes[g.nodes[0]];
+
+  std::unique_ptr<Step> emit_step(const Graph::Node& n) {
     in_layouts_.clear();
     out_layouts_.clear();
     for (uint32_t u : g_.in(n)) {
-      to.in.push_back(u);
+      in_.push_back(u);
       in_layouts_.push_back(views_[u].layout);
     }
     for (uint32_t o = 0; o < n.n_out; ++o) {
-      to.out.push_back(n.out + o);
+      out_.push_back(n.out + o);
       out_layouts_.push_back(views_[n.out + o].layout);
     }
-    to.nodes = std::move(g.nodes);
-    to.step = device_.step(n.op, out_layouts_, in_layouts_, g_.attr(n));
+    return device_.step(n.op, out_layouts_, in_layouts_, g_.attr(n));
   }
 
   // While a tile program is made, registers of instructions carry this bit; they are numbered after the inputs at the end.
@@ -669,7 +703,6 @@ class Fuser {
     bool point;  // the space has one point only: everything is Full
     Shape space;
     TileProgram* p;
-    Kernel* kernel;
   };
 
   Reg class_of(const Emit& e, uint16_t r) const {
@@ -702,14 +735,14 @@ class Fuser {
              : e.split >= 0 && zero(e.split, e.space.rank) ? Reg::Row : Reg::Full;
     const View& view = views_[u];
     for (size_t j = 0; j < e.p->inputs.size(); ++j) {
-      const View& other = views_[e.kernel->in[j]];
+      const View& other = views_[in_[j]];
       if (other.root != view.root || other.offset != view.offset || other.dynamic.size() != view.dynamic.size()) continue;
       bool same = std::equal(in.stride, in.stride + e.space.rank, e.p->inputs[j].stride);
       for (size_t d = 0; same && d < view.dynamic.size(); ++d)
         same = view.dynamic[d].scalar == other.dynamic[d].scalar && view.dynamic[d].stride == other.dynamic[d].stride;
       if (same) return uint16_t(j);
     }
-    e.kernel->in.push_back(u);
+    in_.push_back(u);
     e.p->inputs.push_back(in);
     return uint16_t(e.p->inputs.size() - 1);
   }
@@ -756,20 +789,20 @@ class Fuser {
     x.reg_group = e.group;
   }
 
-  void emit(uint32_t k, Kernel& to) {
-    Group& g = groups_[k];
+  std::shared_ptr<const TileProgram> emit(uint32_t k) {
+    const Group& g = groups_[k];
     auto program = std::make_shared<TileProgram>();
     TileProgram& p = *program;
-    std::sort(g.nodes.begin(), g.nodes.end());
-    Emit e{k, g.fixed_split(), g.space.rank == 0, g.space, &p, &to};
+    std::sort(nodes_.begin(), nodes_.end());
+    Emit e{k, g.fixed_split(), g.space.rank == 0, g.space, &p};
     p.instrs.reserve(size_t(g.size));
-    p.inputs.reserve(g.reads.size() + 2);
-    for (uint32_t i : g.nodes) {
+    p.inputs.reserve(size_t(g.n_reads) + 2);
+    for (uint32_t i : nodes_) {
       const Graph::Node& n = g_.nodes[i];
       if (info(n.op).kind == Kind::Reduce) emit_reduction(e, i);
       else emit_map(e, i, values_[n.out].cls == Class::Row ? Reg::Row : Reg::Full);
     }
-    for (uint32_t i : g.nodes) {
+    for (uint32_t i : nodes_) {
       const Graph::Node& n = g_.nodes[i];
       const Value& x = values_[n.out];
       if (!x.stored) continue;
@@ -781,7 +814,7 @@ class Fuser {
       if (reduced)
         o.what = classify(n).what == Reduction::Columns ? TileProgram::Output::ReduceCols : TileProgram::Output::ReduceAll;
       p.outputs.push_back(o);
-      to.out.push_back(n.out);
+      out_.push_back(n.out);
     }
     const uint16_t n_in = uint16_t(p.inputs.size());
     auto number = [&](uint16_t& r) { if (r & kInstr) r = uint16_t(n_in + (r & ~kInstr)); };
@@ -789,8 +822,7 @@ class Fuser {
     for (auto& in : p.instrs)
       for (int j = 0; j < in.n_src; ++j) number(in.src[j]);
     collapse(p, e);
-    to.nodes = std::move(g.nodes);
-    to.tile = std::move(program);
+    return program;
   }
 
   // Adjacent dimensions become one where every operand steps through them evenly; rows and what is in a row stay apart.

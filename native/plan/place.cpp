@@ -159,8 +159,8 @@ class Placer {
     last_.assign(g_.values.size(), kNone);
     output_.assign(g_.values.size(), -1);
     for (size_t k = 0; k < s_.kernels.size(); ++k) {
-      for (uint32_t v : s_.kernels[k].out) last_[v] = uint32_t(k);
-      for (uint32_t v : s_.kernels[k].in) last_[root(v)] = uint32_t(k);
+      for (uint32_t v : s_.out(s_.kernels[k])) last_[v] = uint32_t(k);
+      for (uint32_t v : s_.in(s_.kernels[k])) last_[root(v)] = uint32_t(k);
     }
     for (size_t j = g_.outputs.size(); j-- > 0;) output_[root(g_.outputs[j])] = int32_t(j);
   }
@@ -168,11 +168,12 @@ class Placer {
   // May output o of the kernel take the memory of its input i? The device says whether it can be done; here, whether it is the
   // same bytes and nobody else looks.
   bool may_take(const Kernel& kernel, size_t o, size_t i) const {
-    const uint32_t v = kernel.out[o], u = kernel.in[i], r = root(u);
+    const auto in = s_.in(kernel);
+    const uint32_t v = s_.out(kernel)[o], u = in[i], r = root(u);
     if (itemsize(g_.values[v].dtype) != itemsize(g_.values[r].dtype)) return false;
     if (g_.values[v].shape.size() != g_.values[r].shape.size() || !is_whole(s_.views[u], g_)) return false;
-    for (size_t j = 0; j < kernel.in.size(); ++j)
-      if (j != i && root(kernel.in[j]) == r) return false;
+    for (size_t j = 0; j < in.size(); ++j)
+      if (j != i && root(in[j]) == r) return false;
     if (const TileProgram* p = kernel.tile.get()) {
       // Point by point: both in C order over the whole space; and the value is not needed after its place is written.
       if (p->outputs[o].what != TileProgram::Output::Store || p->inputs[i].cls != Reg::Full) return false;
@@ -195,13 +196,14 @@ class Placer {
     for (size_t i = 0; i < g_.inputs.size(); ++i) input_of[g_.inputs[i]] = int32_t(i);
     for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
       const Kernel& kernel = s_.kernels[k];
-      for (size_t o = 0; o < kernel.out.size(); ++o) {
-        const uint32_t v = kernel.out[o];
+      const auto in = s_.in(kernel), out = s_.out(kernel);
+      for (size_t o = 0; o < out.size(); ++o) {
+        const uint32_t v = out[o];
         const int64_t bytes = g_.values[v].bytes();
         uint32_t taken = kNone;
         int32_t donor = -1;
-        for (size_t i = 0; bytes > 0 && i < kernel.in.size() && taken == kNone; ++i) {
-          const uint32_t r = root(kernel.in[i]);
+        for (size_t i = 0; bytes > 0 && i < in.size() && taken == kNone; ++i) {
+          const uint32_t r = root(in[i]);
           if (last_[r] != k || output_[r] >= 0) continue;
           const bool made = piece_of_[r] != kNone;
           // Another result of this kernel may have taken it already.
@@ -311,7 +313,7 @@ std::string Placement::text(const Schedule& s) const {
     t += "\n";
   };
   for (const Kernel& k : s.kernels)
-    for (uint32_t v : k.out) line(v);
+    for (uint32_t v : s.out(k)) line(v);
   return t;
 }
 

@@ -53,7 +53,7 @@ struct Result {
 // What text() needs of a kernel.
 struct Words {
   std::shared_ptr<const TileProgram> tile;
-  std::vector<uint32_t> in, out;
+  uint32_t at, n_in, n_out;  // values, in values_
   Op op;
   int32_t line;
   Spec result;
@@ -97,7 +97,7 @@ class Flat final : public Program {
                 calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(Target) +
                 results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
     for (const Words& w : words_) {
-      footprint += sizeof(Words) + 4 * (w.in.size() + w.out.size()) + 512;  // 512: a Step, as the device keeps it
+      footprint += sizeof(Words) + 4 * (w.n_in + w.n_out) + 512;  // 512: a Step, as the device keeps it
       if (w.tile)
         footprint += sizeof(TileProgram) + w.tile->inputs.size() * sizeof(TileProgram::Input) +
                      w.tile->instrs.size() * sizeof(TileProgram::Instr) + w.tile->outputs.size() * sizeof(TileProgram::Output);
@@ -130,17 +130,18 @@ class Flat final : public Program {
                     " (alive at once " + human_bytes(live_bytes) + "), results " + human_bytes(output_bytes) + "\n";
     for (size_t k = 0; k < words_.size(); ++k) {
       const Words& w = words_[k];
+      const std::span<const uint32_t> in(values_.data() + w.at, w.n_in), out(values_.data() + w.at + w.n_in, w.n_out);
       s += std::to_string(k) + " ";
       if (w.tile) {
-        s += describe(*w.tile, w.in, w.out);
+        s += describe(*w.tile, in, out);
       } else {
         s += std::string(info(w.op).name) + " " + name(w.result.dtype) + str(w.result.shape) + ": ";
-        for (size_t i = 0; i < w.out.size(); ++i) s += (i ? ", v" : "v") + std::to_string(w.out[i]);
+        for (size_t i = 0; i < out.size(); ++i) s += (i ? ", v" : "v") + std::to_string(out[i]);
         s += std::string(" = ") + info(w.op).name + "(";
-        for (size_t i = 0; i < w.in.size(); ++i) s += (i ? ", v" : "v") + std::to_string(w.in[i]);
+        for (size_t i = 0; i < in.size(); ++i) s += (i ? ", v" : "v") + std::to_string(in[i]);
         s += ")";
       }
-      s += " | in " + std::to_string(w.in.size()) + ", out " + std::to_string(w.out.size()) + ", " + human_bytes(w.bytes);
+      s += " | in " + std::to_string(in.size()) + ", out " + std::to_string(out.size()) + ", " + human_bytes(w.bytes);
       std::string more = steps_[k]->text();
       if (!more.empty()) s += " | " + more;
       s += "\n";
@@ -185,6 +186,7 @@ class Flat final : public Program {
   BufferRef constants_;
   std::vector<std::shared_ptr<const Step>> steps_;
   std::vector<Words> words_;
+  std::vector<uint32_t> values_;
   std::vector<uint32_t> target_of_;  // while building: result -> target
 
   void constants(const Graph& g, const Placement& p) {
@@ -240,7 +242,8 @@ class Flat final : public Program {
   void calls(const Schedule& s, const Placement& p) {
     const Graph& g = s.graph;
     size_t n_operands = 0;
-    for (const Kernel& k : s.kernels) n_operands += k.in.size() + k.out.size();
+    for (const Kernel& k : s.kernels) n_operands += k.n_in + k.n_out;
+    values_.reserve(n_operands);
     operands_.reserve(n_operands);
     calls_.reserve(s.kernels.size());
     words_.reserve(s.kernels.size());
@@ -250,20 +253,23 @@ class Flat final : public Program {
       Call c;
       c.step = kernel.step.get();
       c.operands = uint32_t(operands_.size());
-      c.n_out = uint32_t(kernel.out.size());
-      c.n_in = uint32_t(kernel.in.size());
+      const auto in = s.in(kernel), out = s.out(kernel);
+      c.n_out = kernel.n_out;
+      c.n_in = kernel.n_in;
       c.scratch = p.scratch[k];
-      Words w{kernel.tile, kernel.in, kernel.out, g.nodes[kernel.nodes[0]].op, g.nodes[kernel.nodes[0]].line,
-              g.values[kernel.out[0]], 0};
-      for (uint32_t v : kernel.out) {
+      const Graph::Node& first = g.nodes[s.nodes(kernel)[0]];
+      Words w{kernel.tile, uint32_t(values_.size()), kernel.n_in, kernel.n_out, first.op, first.line, g.values[out[0]], 0};
+      values_.insert(values_.end(), in.begin(), in.end());
+      values_.insert(values_.end(), out.begin(), out.end());
+      for (uint32_t v : out) {
         operand(s, p, v);
         w.bytes += g.values[v].bytes();
       }
-      for (uint32_t v : kernel.in) {
+      for (uint32_t v : in) {
         operand(s, p, v);
         w.bytes += std::min(g.values[v].bytes(), g.values[s.views[v].root].bytes());
       }
-      most_operands_ = std::max(most_operands_, kernel.in.size() + kernel.out.size());
+      most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
       steps_.push_back(kernel.step);
@@ -295,13 +301,13 @@ std::string Schedule::text() const {
     const Kernel& kernel = kernels[k];
     s += std::to_string(k) + " ";
     if (kernel.tile) {
-      s += describe(*kernel.tile, kernel.in, kernel.out);
+      s += describe(*kernel.tile, in(kernel), out(kernel));
     } else {
-      const Graph::Node& n = graph.nodes[kernel.nodes[0]];
+      const Graph::Node& n = graph.nodes[nodes(kernel)[0]];
       s += std::string(info(n.op).name) + ":";
-      for (uint32_t v : kernel.out) s += " " + value(v);
+      for (uint32_t v : out(kernel)) s += " " + value(v);
       s += " =";
-      for (uint32_t v : kernel.in) s += " " + value(v);
+      for (uint32_t v : in(kernel)) s += " " + value(v);
     }
     s += "\n";
   }

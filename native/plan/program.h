@@ -18,8 +18,9 @@ struct View {             // a value as strides over the memory of another value
   std::vector<Dynamic> dynamic;
 };
 struct Kernel {
-  std::vector<uint32_t> nodes;        // of the graph; more than one only in a tile program
-  std::vector<uint32_t> in, out;      // values read (through their views) and written
+  // In Schedule::words, one after the other: its nodes of the graph (more than one only in a tile program),
+  // the values it reads (through their views), the values it writes.
+  uint32_t at = 0, n_nodes = 0, n_in = 0, n_out = 0;
   std::shared_ptr<const TileProgram> tile;  // set for elementwise and fused reductions; else nodes[0] is a Step of its own
   std::shared_ptr<const Step> step;   // made by the device; shared with the program
 };
@@ -27,6 +28,10 @@ struct Schedule {
   Graph graph;
   std::vector<View> views;            // per value; views[v].root == v for a value with memory of its own
   std::vector<Kernel> kernels;        // in order of execution
+  std::vector<uint32_t> words;        // what kernels are made of, see Kernel::at
+  std::span<const uint32_t> nodes(const Kernel& k) const { return {words.data() + k.at, k.n_nodes}; }
+  std::span<const uint32_t> in(const Kernel& k) const { return {words.data() + k.at + k.n_nodes, k.n_in}; }
+  std::span<const uint32_t> out(const Kernel& k) const { return {words.data() + k.at + k.n_nodes + k.n_in, k.n_out}; }
   std::string text() const;
 };
 Schedule fuse(Graph, Device&);
