@@ -327,7 +327,7 @@ def _np_deconv4(w, x, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1)
 def deconv4(w, x, *, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
     """Transposed convolution, the derivative of conv4 with respect to its images.
 
-    x (N, I, H, W) and w (I, O/group, kh, kw) give (N, O, H', W'), H' = stride (H - 1) + (kh - 1) dilation + 1 - 2 padding.
+    x (N, I, H, W), w (I, O/group, kh, kw) give (N, O, H', W'), H' = stride (H - 1) + (kh - 1) dilation + 1 - 2 padding.
     Options as in conv4."""
     w, x, attrs = _conv_args("deconv4", w, x, padding, stride, dilation, mode, group)
     if w.shape[0] != x.shape[1]:
