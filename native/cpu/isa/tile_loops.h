@@ -36,20 +36,29 @@ static constexpr bool gives_bool(Rule r) { return r == Rule::Compare || r == Rul
 
 namespace knet::cpu::KNET_ISA {
 
+// bool is read and written as a byte: loops over it vectorise.
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+template <class T>
+static inline __attribute__((always_inline)) T value(Stored<T> x) {
+  if constexpr (std::is_same_v<T, bool>) return x != 0;
+  else return x;
+}
+
 // ivdep: dst may be the very memory of a source (in place), never a shifted overlap.
 template <class F, class R, class T>
 static void unary(void* dst, const void* const* src, int64_t n) {
-  auto* d = static_cast<R*>(dst);
-  auto* x = static_cast<const T*>(src[0]);
+  auto* d = static_cast<Stored<R>*>(dst);
+  auto* x = static_cast<const Stored<T>*>(src[0]);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x[i], x[i], x[i]);
+  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(value<T>(x[i]), value<T>(x[i]), value<T>(x[i]));
 }
 // Blocks with an argument beyond vm::kWide take the functions for all numbers.
 template <class F, class Wide, class R, class T>
 static void unary_narrow(void* dst, const void* const* src, int64_t n) {
   for (int64_t at = 0; at < n; at += 256) {
     int64_t m = n - at < 256 ? n - at : 256;
-    auto* x = static_cast<const T*>(src[0]) + at;
+    auto* x = static_cast<const Stored<T>*>(src[0]) + at;
     int big = 0;
     for (int64_t i = 0; i < m; ++i) big |= vm::abs(x[i]) > T(vm::kWide);
     const void* from = x;
@@ -58,34 +67,34 @@ static void unary_narrow(void* dst, const void* const* src, int64_t n) {
 }
 template <class F, class R, class T>
 static void binary(void* dst, const void* const* src, int64_t n) {
-  auto* d = static_cast<R*>(dst);
-  auto *x = static_cast<const T*>(src[0]), *y = static_cast<const T*>(src[1]);
+  auto* d = static_cast<Stored<R>*>(dst);
+  auto *x = static_cast<const Stored<T>*>(src[0]), *y = static_cast<const Stored<T>*>(src[1]);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x[i], y[i], y[i]);
+  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(value<T>(x[i]), value<T>(y[i]), value<T>(y[i]));
 }
 template <class F, class R, class T>
 static void first_scalar(void* dst, const void* const* src, int64_t n) {
-  auto* d = static_cast<R*>(dst);
-  auto* y = static_cast<const T*>(src[1]);
-  const T x = *static_cast<const T*>(src[0]);
+  auto* d = static_cast<Stored<R>*>(dst);
+  auto* y = static_cast<const Stored<T>*>(src[1]);
+  const T x = value<T>(*static_cast<const Stored<T>*>(src[0]));
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x, y[i], y[i]);
+  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x, value<T>(y[i]), value<T>(y[i]));
 }
 template <class F, class R, class T>
 static void second_scalar(void* dst, const void* const* src, int64_t n) {
-  auto* d = static_cast<R*>(dst);
-  auto* x = static_cast<const T*>(src[0]);
-  const T y = *static_cast<const T*>(src[1]);
+  auto* d = static_cast<Stored<R>*>(dst);
+  auto* x = static_cast<const Stored<T>*>(src[0]);
+  const T y = value<T>(*static_cast<const Stored<T>*>(src[1]));
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x[i], y, y);
+  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(value<T>(x[i]), y, y);
 }
 template <class F, class R, class A, class T>
 static void ternary(void* dst, const void* const* src, int64_t n) {
-  auto* d = static_cast<R*>(dst);
-  auto* x = static_cast<const A*>(src[0]);
-  auto *y = static_cast<const T*>(src[1]), *z = static_cast<const T*>(src[2]);
+  auto* d = static_cast<Stored<R>*>(dst);
+  auto* x = static_cast<const Stored<A>*>(src[0]);
+  auto *y = static_cast<const Stored<T>*>(src[1]), *z = static_cast<const Stored<T>*>(src[2]);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(x[i], y[i], z[i]);
+  for (int64_t i = 0; i < n; ++i) d[i] = F::template f<R>(value<A>(x[i]), value<T>(y[i]), value<T>(z[i]));
 }
 
 template <class F, class Wide, class T, int N, Rule rule, bool narrow>

@@ -111,7 +111,18 @@ static void rows(void* acc, const void* src, int64_t rows, int64_t cols) {
   using A = typename R::Acc;
   auto* a = static_cast<A*>(acc);
   auto* x = static_cast<const T*>(src);
-  for (int64_t r = 0; r < rows; ++r, x += cols) {
+  int64_t r = 0;
+  if (cols < int64_t(256 / sizeof(T))) {
+    // Too short for run_of_floats: eight rows at a time, so that the additions need not wait for each other.
+    for (; r + 8 <= rows; r += 8, x += 8 * cols) {
+      A v[8];
+      for (int j = 0; j < 8; ++j) v[j] = R::first();
+      for (int64_t c = 0; c < cols; ++c)
+        for (int j = 0; j < 8; ++j) v[j] = R::step(v[j], A(x[j * cols + c]));
+      for (int j = 0; j < 8; ++j) a[r + j] = v[j];
+    }
+  }
+  for (; r < rows; ++r, x += cols) {
     if constexpr (std::is_floating_point_v<T> && !std::is_same_v<A, bool>) {
       a[r] = run_of_floats<R>(x, cols);
     } else {
