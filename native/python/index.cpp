@@ -487,6 +487,10 @@ int set_index(PyObject* x, PyObject* k, PyObject* value) {
     r.slices(false);
     v = r.record(Op::slice_update);
   }
+  if (t.spec(v).weak) {  // a number that replaces a whole 0-d array takes its dtype for good
+    const int64_t attr = int64_t(d);
+    v = t.append(Op::cast, {&v, 1}, {&attr, 1});
+  }
   t.give(v, h);
   return 0;
 }
