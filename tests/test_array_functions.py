@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import knet
+from knet.ops.define import REGISTRY
 
 RNG = np.random.default_rng(0)
 
@@ -217,3 +218,17 @@ def test_random_functions():
     assert set(values(knet.choice(np.array([10, 20, 30]), 50, p=np.array([0.5, 0.5, 0])))) == {10, 20}
     knet.seed(1)
     np.testing.assert_array_equal(values(knet.uniform(2, 5, (1000,))), u)
+
+
+@pytest.mark.parametrize("name, dtype, tolerance", [
+    ("random_bits", "uint32", 0), ("random_bits", "uint64", 0), ("random_uniform", "float32", 0),
+    ("random_uniform", "float64", 0), ("random_normal", "float32", 1e-6), ("random_normal", "float64", 1e-12)])
+@pytest.mark.parametrize("seed, counter", [(0, 0), (7, 1 << 40), ((1 << 64) - 1, (1 << 64) - 1)])
+def test_generator(name, dtype, tolerance, seed, counter):
+    """The engine's numbers are those of the definition, for any length."""
+    entry = REGISTRY[name]
+    for shape in ((0,), (1,), (3, 5), (100003,)):
+        got = values(entry(seed, counter, shape=shape, dtype=dtype))
+        expected = entry.reference(seed, counter, shape=shape, dtype=dtype)
+        assert got.dtype == expected.dtype == dtype
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)

@@ -75,6 +75,17 @@ def _np_uniform(seed, counter, shape, dtype):
     return ((_words(seed, counter, n, 64) >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
 
+def _np_normal(seed, counter, shape, dtype):
+    """Pairs by Box and Muller (1958): r cos(a), r sin(a) with r = sqrt(-2 ln u); u is never 0."""
+    n = math.prod(shape)
+    bits, mantissa = (32, 31) if str(dtype) == "float32" else (64, 53)
+    w = _words(seed, counter, -(-n // 4) * 4, bits)
+    u = ((w[::2] >> np.uint64(bits - mantissa)).astype("float64") + 0.5) * 2.0**-mantissa
+    a = (w[1::2] >> np.uint64(max(bits - 53, 0))) * (2 * np.pi * 2.0 ** -min(bits, 53))
+    r = np.sqrt(-2 * np.log(u))
+    return np.stack([r * np.cos(a), r * np.sin(a)], -1).reshape(-1)[:n].astype(str(dtype)).reshape(shape)
+
+
 def _np_bits(seed, counter, shape, dtype):
     return _words(seed, counter, math.prod(shape), int(str(dtype)[4:])).astype(str(dtype)).reshape(shape)
 
@@ -85,7 +96,8 @@ random_uniform = primitive(
     doc="Uniform numbers in [0, 1): the upper 24 (float32) or 53 (float64) bits of random words.")
 
 random_normal = primitive(
-    "random_normal", "seed, counter, shape: ints, dtype: dtype", "Random", public=False,
+    "random_normal", "seed, counter, shape: ints, dtype: dtype", "Random", public=False, reference=_np_normal,
+    samples=[sample(7, 3, shape=(3, 5), dtype="float32"), sample(7, 1 << 40, shape=(7,), dtype="float64")],
     doc="Normal numbers of mean 0 and variance 1.")
 
 random_bits = primitive(
