@@ -222,10 +222,11 @@ def test_random_functions():
 
 @pytest.mark.parametrize("name, dtype, tolerance", [
     ("random_bits", "uint32", 0), ("random_bits", "uint64", 0), ("random_uniform", "float32", 0),
-    ("random_uniform", "float64", 0), ("random_normal", "float32", 1e-6), ("random_normal", "float64", 1e-12)])
+    ("random_uniform", "float64", 0), ("random_normal", "float32", 1e-5), ("random_normal", "float64", 1e-12)])
 @pytest.mark.parametrize("seed, counter", [(0, 0), (7, 1 << 40), ((1 << 64) - 1, (1 << 64) - 1)])
 def test_generator(name, dtype, tolerance, seed, counter):
-    """The engine's numbers are those of the definition, for any length."""
+    """The engine's numbers are those of the definition, for any length. (float32 normals near 0 have the absolute error
+    of 1 - u in float32.)"""
     entry = REGISTRY[name]
     for shape in ((0,), (1,), (3, 5), (100003,)):
         got = values(entry(seed, counter, shape=shape, dtype=dtype))
