@@ -413,9 +413,8 @@ def test_views_are_read_only_and_pinned():
     x = knet.array(A)
     view = np.asarray(x)
     assert not view.flags.writeable and np.shares_memory(view, np.asarray(x))
-    with pytest.raises(BufferError):
-        memoryview(x).cast("B")[0] = 1 if memoryview(x).readonly else 0
-        raise BufferError
+    with pytest.raises(TypeError):
+        memoryview(x).cast("B")[0] = 1
     d = np.from_dlpack(x)
     assert not d.flags.writeable and np.shares_memory(d, view)
     y = x.numpy()

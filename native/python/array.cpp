@@ -154,7 +154,9 @@ bool operands(Trace& t, PyObject* a, PyObject* b, bool compare, uint32_t v[2]) {
   if (operand_kind(other) == Operand::None) return false;
   const Spec& s = handle_of(array).spec;
   v[known] = t.use(handle_of(array));
-  v[1 - known] = value_of(t, other, s.weak ? nullptr : &s.dtype, compare);
+  // Also beside a number of ours, which stays weak: a cast between the two would make it strong.
+  const DType like = s.dtype;
+  v[1 - known] = value_of(t, other, s.weak && !is_float(like) ? nullptr : &like, compare);
   return true;
 }
 

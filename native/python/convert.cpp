@@ -223,6 +223,7 @@ PyObject* dtypes(PyObject*, PyObject*) noexcept {
     Ref all(PyDict_New());
     for (int i = 0; i < kDTypes; ++i)  // `bool` stays Python's own
       if (PyDict_SetItemString(all, i ? name(DType(i)) : "bool_", dtype_object(DType(i))) < 0) throw PyError{};
+    if (PyDict_SetItemString(all, "dtype", reinterpret_cast<PyObject*>(Py_TYPE(dtype_object(DType::F32)))) < 0) throw PyError{};
     return all.release();
   });
 }

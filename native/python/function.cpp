@@ -204,13 +204,14 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
   out.n = n;
   const bool compare = e.about->rule == DTypeRule::Compare;
   const bool where = e.about->rule == DTypeRule::Where;
-  bool strong = false, loose = false;
+  bool strong = false, loose = false, floats = false;
   DType common = DType::Bool;
   for (size_t i = 0; i < n; ++i) {
     PyObject* o = objects[i];
     const Operand kind = operand_kind(o);
     if (kind == Operand::Number || (kind == Operand::List && !has_knet_array(o))) {
       loose = true;
+      floats |= PyFloat_Check(o);
       continue;
     }
     if (kind == Operand::None) {
@@ -226,6 +227,7 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
     }
     const Spec& s = t.spec(out.v[i]);
     const Role role = e.inputs[std::min(i, e.inputs.size() - 1)].role;
+    floats |= s.weak && is_float(s.dtype);
     if (!s.weak && role == Role::Data && !(where && i == 0)) {
       common = strong ? promote(common, s.dtype) : s.dtype;
       strong = true;
@@ -237,7 +239,9 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
       const Operand kind = operand_kind(o);
       if (!(kind == Operand::Number || (kind == Operand::List && !has_knet_array(o)))) continue;
       static constexpr DType kIndex = DType::I64, kSeed = DType::U64, kTest = DType::Bool;
-      const DType* like = strong ? &common : nullptr;
+      // Numbers alone are made alike at once, because a cast would make the result strong.
+      static constexpr DType kDouble = DType::F64;
+      const DType* like = strong ? &common : floats && kind == Operand::Number ? &kDouble : nullptr;
       DType into;
       switch (e.inputs[std::min(i, e.inputs.size() - 1)].role) {
         // Floats are no indices: they stay floats, and the shape rule says so.

@@ -80,10 +80,10 @@ def _plain(name, kwargs):
     for key, value in kwargs.items():
         if value is numpy._NoValue or key == "dtype":
             continue
-        if key == "out" and value is not None and value != (None,):
+        if key == "out" and any(v is not None for v in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(f"[numpy] numpy.{name} cannot write the result into an existing array (out=, or `a += x` with a NumPy array "
                             "a): it is recorded, not computed. Use a = a + x.")
-        if key in _DEFAULTS and (key == "out" or any(value is d or value == d for d in _DEFAULTS[key])):
+        if key == "out" or key in _DEFAULTS and any(value is d or isinstance(d, str) and value == d for d in _DEFAULTS[key]):
             continue
         left[key] = value
     return left, dtype

@@ -36,23 +36,23 @@ def _body(x, indent):
         return "[]" if len(shape) == 1 else f"[] of shape {shape}"
     if not shape:
         return _formatter([memory[()]], x.dtype.kind, x.dtype.itemsize)(memory[()])
-    cut = x.size > THRESHOLD
-    nested = _shown(memory.cast("B").cast(memory.format), shape, 0, cut)
+    flat_memory = memory.cast("B").cast(memory.format)
+    edge = None if x.size <= THRESHOLD else EDGE if (2 * EDGE) ** len(shape) <= 8 * THRESHOLD else 1
+    nested = _shown(flat_memory, shape, 0, edge)
     flat = list(_flat(nested, len(shape)))
     form = _formatter(flat, x.dtype.kind, x.dtype.itemsize)
     width = max(len(form(v)) for v in flat)
     return _lines(nested, len(shape), lambda v: form(v).rjust(width), indent)
 
 
-def _shown(memory, shape, start, cut):
-    """Nested lists of the numbers that are shown; None stands for what is left out."""
+def _shown(memory, shape, start, edge):
+    """Nested lists of the numbers that are shown, `edge` at each end of an axis; None stands for what is left out."""
     n, inner = shape[0], shape[1:]
     step = 1
     for extent in inner:
         step *= extent
-    ends = cut and n > 2 * EDGE
-    at = chain(range(EDGE), [None], range(n - EDGE, n)) if ends else range(n)
-    return [None if i is None else _shown(memory, inner, start + i * step, cut) if inner else memory[start + i] for i in at]
+    at = chain(range(edge), [None], range(n - edge, n)) if edge and n > 2 * edge else range(n)
+    return [None if i is None else _shown(memory, inner, start + i * step, edge) if inner else memory[start + i] for i in at]
 
 
 def _flat(nested, depth):
