@@ -231,7 +231,8 @@ def test_values(entry, sample, dtype, rng):
     xs = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype == "float64" else x for x in xs]
     exact = [x.astype("float64") if isinstance(x, np.ndarray) and x.dtype == "float32" else x for x in xs]
     got = entry.fn(*wrapped(xs), **attrs)
-    compare_all(got, entry.reference(*exact, **attrs), dtype)
+    # The mask of dropout is drawn in the type of x.
+    compare_all(got, entry.reference(*(xs if entry.name == "dropped" else exact), **attrs), dtype)
     for g in tupled(got):
         if entry.name not in MAKES_ITS_OWN_TYPE and isinstance(g, knet.KnetArray) and "dtype" not in attrs:
             arrays = [x for x in (*xs, *attrs.values()) if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
@@ -353,3 +354,37 @@ def test_gradients_in_float32(entry, rng):
     for g, e in zip(got, exact):
         assert str(g.dtype) == "float32"
         np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5)
+
+
+# ---- what entries promise in words
+
+def test_labels_out_of_range_are_refused():
+    scores = knet.array(np.zeros((2, 3)))
+    for labels in ([0, 3], [0, -2]):
+        with pytest.raises(IndexError):
+            float(knet.nll(scores, knet.array(labels)))
+    assert float(knet.nll(scores, knet.array([0, -1]))) == pytest.approx(np.log(3))
+    with pytest.raises(ValueError, match="labels do not match scores"):
+        knet.nll(scores, knet.array([0, 1, 2]))
+    with pytest.raises(TypeError, match="class numbers"):
+        knet.nll(scores, knet.array([0.0, 1.0]))
+
+
+def test_dropout_drops_inside_differentiated_functions_only():
+    x = knet.ones((1000,))
+    assert (knet.dropout(x, 0.5).numpy() == 1).all()
+    g = knet.grad(lambda x: knet.dropout(x, 0.25).sum())(x).numpy()
+    assert set(np.unique(g)) == {0, np.float32(1 / 0.75)} and 150 < (g == 0).sum() < 350
+    kept = knet.dropout(x, 0.25, drop=True, seed=3).numpy()
+    np.testing.assert_array_equal(kept, knet.dropout(x, 0.25, drop=True, seed=3).numpy())
+    assert (knet.dropout(x, 1, drop=True).numpy() == 0).all()
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        knet.dropout(x, 1.5)
+
+
+def test_the_gradient_of_dropout_has_the_mask_of_its_result():
+    def loss(x):
+        y = knet.dropout(x, 0.5)
+        return (y * y).sum() / 2, y
+    g, y = knet.grad(loss, has_aux=True)(knet.ones((100,)))
+    np.testing.assert_array_equal(g.numpy(), 2 * y.numpy())

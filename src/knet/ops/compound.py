@@ -56,7 +56,8 @@ def _with(shape, axis):
 
 
 def _label_logp(scores, labels, axis):
-    index = ops.reshape(labels, _with(labels.shape, axis))
+    # A negative label is an error, not a class counted from the end.
+    index = ops.reshape(ops.where(labels < 0, scores.shape[axis], labels), _with(labels.shape, axis))
     return ops.reshape(ops.take_along_axis(logp(scores, axis), index, axis), labels.shape)
 
 
@@ -203,11 +204,14 @@ def logistic(scores, labels, average=True):
 
 # ---- dropout
 
+def _dropped(x, p, seed, counter):
+    p = ops.cast(p, x.dtype)
+    return ops.where(ops.random_uniform(seed, counter, shape=x.shape, dtype=x.dtype) < p, 0, x / (1 - p))
+
+
 # Linear in x, so its derivative is the same operation with the same seed and counter: the mask is never kept.
 dropped = compound(
-    "dropped", "x, p, seed, counter", public=False,
-    expand=lambda x, p, seed, counter: ops.where(
-        ops.random_uniform(seed, counter, shape=x.shape, dtype=x.dtype) < p, 0, x / (1 - p)),
+    "dropped", "x, p, seed, counter", public=False, expand=_dropped,
     grad=(lambda dy, y, x, p, seed, counter: dropped(dy, p, seed, counter), None, None, None),
     reference=lambda x, p, seed, counter: np.where(
         ops.random_uniform.reference(seed, counter, np.shape(x), np.asarray(x).dtype) < p, 0, x / (1 - p)),
