@@ -28,6 +28,21 @@ static void splat(void* dst, const void* value, int64_t n) {
   for (int64_t i = 0; i < n; ++i) d[i] = v;
 }
 
+template <class T>
+static void spread(void* dst, const void* values, int64_t rows, int64_t width) {
+  auto* d = static_cast<T*>(dst);
+  auto* v = static_cast<const T*>(values);
+  constexpr int64_t L = 64 / sizeof(T);
+  int64_t r = 0;
+  if (width <= L) {
+    // A whole vector for each row: the next row overwrites what is too much.
+    typedef T V __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+    for (; (rows - r) * width >= L; ++r, d += width) *reinterpret_cast<V*>(d) = V{} + v[r];
+  }
+  for (; r < rows; ++r, d += width)
+    for (int64_t i = 0; i < width; ++i) d[i] = v[r];
+}
+
 template <class From>
 static constexpr void fill(Map* to) {
   to[kBool] = cast<From, bool>;
@@ -55,6 +70,10 @@ static constexpr CastTable make() {
   fill<uint64_t>(t.cast[kU64]);
   fill<float>(t.cast[kF32]);
   fill<double>(t.cast[kF64]);
+  t.spread[0] = spread<uint8_t>;
+  t.spread[1] = spread<uint16_t>;
+  t.spread[2] = spread<uint32_t>;
+  t.spread[3] = spread<uint64_t>;
   t.splat[0] = splat<uint8_t>;
   t.splat[1] = splat<uint16_t>;
   t.splat[2] = splat<uint32_t>;

@@ -26,7 +26,9 @@ struct MapTable { MapRow row[kTileOps]; };
 
 struct CastTable {
   Map cast[kLanes][kLanes];              // [from][to]
-  void (*splat[4])(void* dst, const void* value, int64_t n);  // by log2 of the item's bytes
+  // By log2 of the item's bytes: n copies of one value; each of `rows` values `width` times.
+  void (*splat[4])(void* dst, const void* value, int64_t n);
+  void (*spread[4])(void* dst, const void* values, int64_t rows, int64_t width);
 };
 
 // Reductions accumulate in a type of their own: double for sums and products of floats, 64 bits for those of integers,
