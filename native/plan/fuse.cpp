@@ -1,18 +1,22 @@
-// fuse: which values are views, which nodes become one tile program, which are Steps of their own; and in which order they run.
+// fuse: which values are views, which nodes become one tile program, which are Steps of their own; and in which
+// order they run.
 //
-// One pass over the nodes puts them into groups, one group a kernel. Every group has a depth: one more than the deepest group
-// that makes its inputs, so whatever a group reads from memory was made at a smaller depth. A node may therefore join
-// the deepest groups that make its inputs, and these may become one (equal depth: none reads another), without ever making a cycle.
+// One pass over the nodes puts them into groups, one group a kernel. Every group has a depth: one more than the
+// deepest group that makes its inputs, so whatever a group reads from memory was made at a smaller depth. A node
+// may therefore join the deepest groups that make its inputs, and these may become one (equal depth: none reads
+// another), without ever making a cycle.
 //
-// A group has a space, the shape it runs over (extents of 1 left out). In it a value is a register in one of two classes: Full, one
-// element per point, or Row, one per row, where a row is space[split:]. A value made in the group is read as a register only if
-// the reading strides are those under which it would be stored; any other reading (transposed, sliced) goes through memory.
+// A group has a space, the shape it runs over (extents of 1 left out). In it a value is a register in one of two
+// classes: Full, one element per point, or Row, one per row, where a row is space[split:]. A value made in the
+// group is read as a register only if the reading strides are those under which it would be stored; any other
+// reading (transposed, sliced) goes through memory.
 //
 // Two kinds of values wait for their readers:
-//   deferred  elementwise, read once, made of at most one value of full size. It goes to its reader's group: the derivative
-//             1 - y*y is computed backwards from y, and not forwards to be kept. Moving it never keeps more values alive than
-//             placing it at once would.
-//   free      of one element, made of inputs and Python numbers by few operations: recomputed in each group that reads it.
+//   deferred  elementwise, read once, made of at most one value of full size. It goes to its reader's group: the
+//             derivative 1 - y*y is computed backwards from y, and not forwards to be kept. Moving it never keeps more
+//             values alive than placing it at once would.
+//   free      of one element, made of inputs and Python numbers by few operations: recomputed in each group that
+//             reads it.
 #include <algorithm>
 
 #include "plan/views.h"
@@ -84,7 +88,8 @@ struct Group {
   uint32_t first_read = kNone, last_read = kNone;  // values read from memory: a list in reads_
   Shape space;
 
-  // What later nodes must respect. A split of 0 (the row is everything) was only a guess until somebody reads the Row register.
+  // What later nodes must respect. A split of 0 (the row is everything) was only a guess until somebody reads the
+  // Row register.
   int fixed_split() const { return split == 0 && !rows_read ? -1 : split; }
 };
 
@@ -131,7 +136,7 @@ class Fuser {
   std::vector<View> views_;
   std::vector<Value> values_;
   std::vector<Group> groups_;
-  std::vector<uint32_t> parent_;  // groups that became one
+  mutable std::vector<uint32_t> parent_;  // groups that became one; find() shortens the way
   std::vector<uint32_t> next_node_;  // node -> the next one in its group
   std::vector<Read> reads_;
   std::vector<uint32_t> tree_;    // nodes about to be placed together
@@ -141,7 +146,7 @@ class Fuser {
   // ------------------------------------------------------------------------------------------ small things
 
   uint32_t root(uint32_t v) const { return views_[v].root; }
-  uint32_t find(uint32_t k) {
+  uint32_t find(uint32_t k) const {
     while (parent_[k] != k) k = parent_[k] = parent_[parent_[k]];
     return k;
   }
@@ -229,8 +234,8 @@ class Fuser {
   // v is a view, so the uses of v are uses of its root.
   void see_through(uint32_t v) { values_[root(v)].uses += values_[v].uses - 1; }
 
-  // A slice whose start is the result of a computation cannot be a view, since where it begins is not known before the kernels run:
-  // along such axes it is a gather. True if there were any, and the result is in place.
+  // A slice whose start is the result of a computation cannot be a view, since where it begins is not known before
+  // the kernels run: along such axes it is a gather. True if there were any, and the result is in place.
   bool computed_starts(const Graph::Node n) {
     const int64_t rank = g_.attr(n)[0];
     auto known = [&](uint32_t start) {
@@ -324,9 +329,8 @@ class Fuser {
     const Graph::Node n = g_.nodes[i];
     const Shape s = shape(n.out);
     const int64_t size = s.size();
-    Value* out = &values_[n.out];
     if (size == 0) {
-      out->state = State::Empty;
+      values_[n.out].state = State::Empty;
       return;
     }
     int waiting = 1;
@@ -350,7 +354,7 @@ class Fuser {
         if (shape(u).size() == size) add_source(r);
       }
     }
-    out = &values_[n.out];
+    Value* out = &values_[n.out];
     if (free && waiting <= kMaxFree) {
       out->state = State::Free;
       out->waiting = uint8_t(waiting);
@@ -387,8 +391,8 @@ class Fuser {
     join(without_ones(shape(v)), {Reduction::Nothing, -1}, kNone);
   }
 
-  // Puts tree_ (elementwise nodes over one space, after them perhaps the reduction `last`) into a group: the deepest ones
-  // that make its inputs, or one that reads the same values, or a new one.
+  // Puts tree_ (elementwise nodes over one space, after them perhaps the reduction `last`) into a group: the
+  // deepest ones that make its inputs, or one that reads the same values, or a new one.
   void join(const Shape& space, Reduction reduction, uint32_t last) {
     uint32_t depth = 0;
     int size = int(tree_.size()) + 2 * (last != kNone);
@@ -401,7 +405,7 @@ class Fuser {
     uint32_t k = depth ? producers(space, reduction, last, depth, size, row) : kNone;
     if (k == kNone) {
       row = false;
-      k = sibling(space, reduction, last, depth + 1, size);
+      k = sibling(space, reduction, depth + 1, size);
     }
     if (k == kNone) {
       k = new_group(true, depth + 1);
@@ -448,7 +452,8 @@ class Fuser {
     return r.what == Reduction::Nothing || r.what == Reduction::All || split == -1 || split == r.split;
   }
 
-  // The groups at `depth` that make leaves, made one, if every such leaf can be read as a register. `row`: as Row nodes.
+  // The groups at `depth` that make leaves, made one, if every such leaf can be read as a register. `row`: as Row
+  // nodes.
   uint32_t producers(const Shape& space, Reduction reduction, uint32_t last, uint32_t depth, int size, bool& row) {
     targets_.clear();
     int split = -1, reads = 0;
@@ -536,7 +541,7 @@ class Fuser {
   }
 
   // A group of that depth over the same space that already reads one of the leaves in full.
-  uint32_t sibling(const Shape& space, Reduction reduction, uint32_t, uint32_t depth, int size) {
+  uint32_t sibling(const Shape& space, Reduction reduction, uint32_t depth, int size) const {
     if (space.rank == 0) return kNone;
     for (Leaf l : leaves_) {
       const Value& x = values_[root(l.value)];
@@ -555,25 +560,22 @@ class Fuser {
     bool reduced[kMaxRank] = {};
     AttrReader attr{g_.attr(n)};
     for (int64_t a : attr.ints()) reduced[a] = true;
-    int kept_before = 0, reduced_before = 0, changes = 0, n_reduced = 0, n_kept = 0;
-    bool was = false, first = true;
+    int n_kept = 0, n_reduced = 0, changes = 0;
+    bool was = false;
     int64_t row = 1;
     for (int i = 0; i < s.rank; ++i) {
       if (s[i] == 1) continue;
-      if (!first && reduced[i] != was) ++changes;
-      first = false;
+      if (n_kept + n_reduced > 0 && reduced[i] != was) ++changes;
       was = reduced[i];
-      if (reduced[i]) ++n_reduced, row *= s[i];
+      if (was) ++n_reduced, row *= s[i];
       else ++n_kept;
     }
-    kept_before = n_kept;
-    reduced_before = n_reduced;
     if (n_reduced == 0) return {Reduction::Nothing, -1};
     if (n_kept == 0) return {Reduction::All, -1};
     if (changes > 1) return {Reduction::Apart, -1};
-    if (!was) return {Reduction::Columns, reduced_before};
+    if (!was) return {Reduction::Columns, n_reduced};
     if (row > max_row_) return {Reduction::Apart, -1};
-    return {Reduction::Row, kept_before};
+    return {Reduction::Row, n_kept};
   }
 
   void reduce(uint32_t i) {
@@ -621,7 +623,8 @@ class Fuser {
 
   // ------------------------------------------------------------------------------------------ kernels
 
-  // Program order, except that what is read comes before: a kernel stands where its last node stood, or just before its first reader.
+  // Program order, except that what is read comes before: a kernel stands where its last node stood, or just before
+  // its first reader.
   std::vector<uint32_t> ordered() {
     std::vector<uint32_t> by_order, done;
     for (uint32_t k = 0; k < groups_.size(); ++k)
@@ -631,7 +634,8 @@ class Fuser {
     });
     done.reserve(by_order.size());
     constexpr uint32_t kListed = kNone - 1;
-    std::vector<uint32_t> next(groups_.size());  // the read of a group to be looked at next; kListed when it is in `done`
+    // Per group: which of its reads is looked at next; kListed when the group is in `done`.
+    std::vector<uint32_t> next(groups_.size());
     for (uint32_t k : by_order) next[k] = groups_[k].first_read;
     for (uint32_t top : by_order) {
       stack_.assign(1, top);
@@ -695,7 +699,8 @@ class Fuser {
     return device_.step(n.op, out_layouts_, in_layouts_, g_.attr(n));
   }
 
-  // While a tile program is made, registers of instructions carry this bit; they are numbered after the inputs at the end.
+  // While a tile program is made, registers of instructions carry this bit; they are numbered after the inputs at
+  // the end.
   static constexpr uint16_t kInstr = 0x8000;
   struct Emit {
     uint32_t group;
@@ -730,13 +735,16 @@ class Fuser {
     in.dtype = g_.values[u].dtype;
     std::fill(in.stride, in.stride + kMaxRank, 0);
     operand_strides(views_[u].layout, reading, in.stride);
-    auto zero = [&](int a, int b) { return std::all_of(in.stride + a, in.stride + b, [](int64_t s) { return s == 0; }); };
+    auto zero = [&](int a, int b) {
+      return std::all_of(in.stride + a, in.stride + b, [](int64_t s) { return s == 0; });
+    };
     in.cls = e.point ? Reg::Full : zero(0, e.space.rank) ? Reg::Scalar
              : e.split >= 0 && zero(e.split, e.space.rank) ? Reg::Row : Reg::Full;
     const View& view = views_[u];
     for (size_t j = 0; j < e.p->inputs.size(); ++j) {
       const View& other = views_[in_[j]];
-      if (other.root != view.root || other.offset != view.offset || other.dynamic.size() != view.dynamic.size()) continue;
+      if (other.root != view.root || other.offset != view.offset) continue;
+      if (other.dynamic.size() != view.dynamic.size()) continue;
       bool same = std::equal(in.stride, in.stride + e.space.rank, e.p->inputs[j].stride);
       for (size_t d = 0; same && d < view.dynamic.size(); ++d)
         same = view.dynamic[d].scalar == other.dynamic[d].scalar && view.dynamic[d].stride == other.dynamic[d].stride;
@@ -779,7 +787,8 @@ class Fuser {
     DType t = g_.values[n.out].dtype;
     uint16_t src = operand(e, g_.in(n)[0], i);
     // Sums of bool and small integers, any and all work in the type of the result; and only Full registers are reduced.
-    if (type_of(e, src) != t || class_of(e, src) != Reg::Full) src = map(e, Op::cast, type_of(e, src), t, Reg::Full, {&src, 1});
+    if (type_of(e, src) != t || class_of(e, src) != Reg::Full)
+      src = map(e, Op::cast, type_of(e, src), t, Reg::Full, {&src, 1});
     if (x.cls == Class::Row && e.split >= 0) {
       x.reg = map(e, n.op, t, t, Reg::Row, {&src, 1});
       e.p->instrs.back().what = TileProgram::Instr::RowReduce;
@@ -812,7 +821,8 @@ class Fuser {
       o.reduce = n.op;
       bool reduced = info(n.op).kind == Kind::Reduce && !(x.cls == Class::Row && e.split >= 0);
       if (reduced)
-        o.what = classify(n).what == Reduction::Columns ? TileProgram::Output::ReduceCols : TileProgram::Output::ReduceAll;
+        o.what = classify(n).what == Reduction::Columns ? TileProgram::Output::ReduceCols
+                                                         : TileProgram::Output::ReduceAll;
       p.outputs.push_back(o);
       out_.push_back(n.out);
     }
@@ -849,7 +859,9 @@ class Fuser {
     p.dims.rank = w + 1;
     p.split = rows;
     if (w < 0) p.dims = Shape{1};
-    auto register_class = [&](uint16_t r) { return r < p.inputs.size() ? p.inputs[r].cls : p.instrs[r - p.inputs.size()].cls; };
+    auto register_class = [&](uint16_t r) {
+      return r < p.inputs.size() ? p.inputs[r].cls : p.instrs[r - p.inputs.size()].cls;
+    };
     for (auto& o : p.outputs) {
       std::fill(o.stride, o.stride + kMaxRank, 0);
       if (o.what != TileProgram::Output::Store) continue;

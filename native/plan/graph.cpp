@@ -20,8 +20,8 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   return add(op, in, attrs, {out.v, size_t(out.n)}, line);
 }
 
-uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attr_words, std::span<const Spec> specs,
-                    int32_t line) {
+uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attr_words,
+                    std::span<const Spec> specs, int32_t line) {
   constexpr size_t kMost = 0xffff;
   if (in.size() > kMost || attr_words.size() > kMost)
     throw Error(Error::Value, std::string("[") + info(op).name + "] too many inputs or attributes: " +

@@ -10,8 +10,8 @@ namespace knet {
 
 namespace {
 
-// A pointer of a run is base[which] + offset, and for slices of which the start is data, number * stride for each such start.
-// Bases: the arena, the constants, the inputs, the buffers of results.
+// A pointer of a run is base[which] + offset, and for slices of which the start is data, number * stride for each
+// such start. Bases: the arena, the constants, the inputs, the buffers of results.
 enum : uint32_t { kArena = 0, kConstants = 1, kInputs = 2 };
 
 struct Operand {
@@ -100,7 +100,8 @@ class Flat final : public Program {
       footprint += sizeof(Words) + 4 * (w.n_in + w.n_out) + 512;  // 512: a Step, as the device keeps it
       if (w.tile)
         footprint += sizeof(TileProgram) + w.tile->inputs.size() * sizeof(TileProgram::Input) +
-                     w.tile->instrs.size() * sizeof(TileProgram::Instr) + w.tile->outputs.size() * sizeof(TileProgram::Output);
+                     w.tile->instrs.size() * sizeof(TileProgram::Instr) +
+                     w.tile->outputs.size() * sizeof(TileProgram::Output);
     }
   }
 
@@ -126,8 +127,9 @@ class Flat final : public Program {
   }
 
   std::string text() const override {
-    std::string s = std::to_string(kernels) + (kernels == 1 ? " kernel, arena " : " kernels, arena ") + human_bytes(arena_bytes) +
-                    " (alive at once " + human_bytes(live_bytes) + "), results " + human_bytes(output_bytes) + "\n";
+    std::string s = std::to_string(kernels) + (kernels == 1 ? " kernel, arena " : " kernels, arena ") +
+                    human_bytes(arena_bytes) + " (alive at once " + human_bytes(live_bytes) + "), results " +
+                    human_bytes(output_bytes) + "\n";
     for (size_t k = 0; k < words_.size(); ++k) {
       const Words& w = words_[k];
       const std::span<const uint32_t> in(values_.data() + w.at, w.n_in), out(values_.data() + w.at + w.n_in, w.n_out);
@@ -258,7 +260,8 @@ class Flat final : public Program {
       c.n_in = kernel.n_in;
       c.scratch = p.scratch[k];
       const Graph::Node& first = g.nodes[s.nodes(kernel)[0]];
-      Words w{kernel.tile, uint32_t(values_.size()), kernel.n_in, kernel.n_out, first.op, first.line, g.values[out[0]], 0};
+      Words w{kernel.tile, uint32_t(values_.size()), kernel.n_in, kernel.n_out,
+              first.op, first.line, g.values[out[0]], 0};
       values_.insert(values_.end(), in.begin(), in.end());
       values_.insert(values_.end(), out.begin(), out.end());
       for (uint32_t v : out) {

@@ -21,7 +21,8 @@ struct Kernel {
   // In Schedule::words, one after the other: its nodes of the graph (more than one only in a tile program),
   // the values it reads (through their views), the values it writes.
   uint32_t at = 0, n_nodes = 0, n_in = 0, n_out = 0;
-  std::shared_ptr<const TileProgram> tile;  // set for elementwise and fused reductions; else nodes[0] is a Step of its own
+  // Set for elementwise and fused reductions; else nodes[0] is a Step of its own.
+  std::shared_ptr<const TileProgram> tile;
   std::shared_ptr<const Step> step;   // made by the device; shared with the program
 };
 struct Schedule {
@@ -36,7 +37,8 @@ struct Schedule {
 };
 Schedule fuse(Graph, Device&);
 
-// place: lifetimes to offsets. Each root value lies in an input's buffer, in the scalars, in the arena or in an output's buffer.
+// place: lifetimes to offsets. Each root value lies in an input's buffer, in the scalars, in the arena or in an
+// output's buffer.
 struct Place {
   enum What : uint8_t { None, Input, ScalarSlot, Constant, Arena, Output } what = None;
   uint32_t index = 0;   // which input / scalar / constant / output
@@ -56,8 +58,9 @@ Placement place(const Schedule&);
 class Program {
  public:
   static std::unique_ptr<Program> build(const Schedule&, const Placement&, Device&);
-  // inputs and scalars in the order of Graph::inputs, Graph::scalars; outputs are filled in the order of Graph::outputs.
-  // An input whose buffer is `donatable()` may be overwritten and come back as an output. On Error nothing was filled.
+  // inputs and scalars in the order of Graph::inputs, Graph::scalars; outputs are filled in the order of
+  // Graph::outputs. An input whose buffer is `donatable()` may be overwritten and come back as an output. On Error
+  // nothing was filled.
   virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) = 0;
   virtual std::string text() const = 0;
   virtual ~Program() = default;

@@ -1,7 +1,8 @@
 // The planner (fuse, place, program) against direct evaluation, on a naive device. Stands alone:
-//   g++ -std=c++20 -O1 -Inative -I<generated> tests/native/plan_test.cpp native/plan/{graph,views,fuse,place,describe,program}.cpp
-//       native/{types,device}.cpp native/trace/{op,infer}.cpp
-// Arithmetic here is modulo 97 on whole numbers, so that every order of every operation gives the same elements exactly.
+//   g++ -std=c++20 -O1 -Inative -I<generated> tests/native/plan_test.cpp
+//       native/plan/{graph,views,fuse,place,describe,program}.cpp native/{types,device}.cpp native/trace/{op,infer}.cpp
+// Arithmetic here is modulo 97 on whole numbers, so that every order of every operation gives the same elements
+// exactly.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -171,8 +172,9 @@ static Numbers compute(Op op, const std::vector<Operand>& in, std::span<const in
       for (int64_t o = 0; o < outer; ++o)
         for (int64_t i = 0; i < inner; ++i) {
           int64_t best = 0;
+          auto at = [&](int64_t k) { return in[0].x[size_t((o * s[axis] + k) * inner + i)]; };
           for (int64_t k = 1; k < s[axis]; ++k)
-            if (in[0].x[size_t((o * s[axis] + k) * inner + i)] > in[0].x[size_t((o * s[axis] + best) * inner + i)]) best = k;
+            if (at(k) > at(best)) best = k;
           r[size_t(o * inner + i)] = double(best);
         }
       return r;
@@ -192,14 +194,13 @@ static Numbers compute(Op op, const std::vector<Operand>& in, std::span<const in
       int64_t stride[kMaxRank], start = 0;
       std::copy(l.stride, l.stride + shape.rank, stride);
       auto axes = attr.ints();
-      auto lengths = op == Op::slice ? attr.ints() : std::span<const int64_t>{};
+      if (op == Op::slice) attr.ints();  // lengths: in the shape
       auto steps = op == Op::slice ? attr.ints() : std::span<const int64_t>{};
       for (size_t k = 0; k < axes.size(); ++k) {
         int a = int(axes[k]);
         start += (op == Op::slice ? int64_t(in[k + 1].x[0]) : l.shape[a] - 1) * l.stride[a];
         stride[a] *= op == Op::slice ? steps[k] : -1;
       }
-      (void)lengths;
       each(shape, stride, [&](int64_t off, int64_t i) { r[size_t(i)] = in[0].x[size_t(start + off)]; });
       return r;
     }
@@ -276,8 +277,8 @@ struct NaiveStep final : Step {
   }
 };
 
-// Each instruction over the whole space at once, reading inputs from memory when it needs them and storing results as soon as
-// they are there: the least forgiving order that a device may choose.
+// Each instruction over the whole space at once, reading inputs from memory when it needs them and storing results
+// as soon as they are there: the least forgiving order that a device may choose.
 struct NaiveTile final : Step {
   TileProgram p;
   static int64_t offset_of(const TileProgram& p, Reg cls, const int64_t* stride, const int64_t* at) {
@@ -292,7 +293,6 @@ struct NaiveTile final : Step {
     for (int i = 0; i < p.split; ++i) rows *= p.dims[i];
     int64_t row = rows ? n / rows : 0;
     std::vector<Numbers> reg(n_in + p.instrs.size(), Numbers(size_t(n)));  // every class spread over the space
-    int64_t zero[kMaxRank] = {};
     auto points = [&](auto f) {
       int64_t at[kMaxRank] = {};
       for (int64_t i = 0; i < n; ++i) {
@@ -303,12 +303,12 @@ struct NaiveTile final : Step {
         }
       }
     };
-    (void)zero;
     auto fetch = [&](uint16_t r) {
       if (r >= n_in) return;
       const auto& in = p.inputs[r];
       points([&](int64_t i, const int64_t* at) {
-        reg[r][size_t(i)] = load_element(in.dtype, from[r] + offset_of(p, in.cls, in.stride, at) * int64_t(itemsize(in.dtype)));
+        int64_t off = offset_of(p, in.cls, in.stride, at) * int64_t(itemsize(in.dtype));
+        reg[r][size_t(i)] = load_element(in.dtype, from[r] + off);
       });
     };
     auto class_of = [&](uint16_t r) { return r < n_in ? p.inputs[r].cls : p.instrs[r - n_in].cls; };
@@ -317,14 +317,16 @@ struct NaiveTile final : Step {
       size_t item = itemsize(o.dtype);
       if (o.what == TileProgram::Output::Store) {
         points([&](int64_t i, const int64_t* at) {
-          store_element(reg[o.reg][size_t(i)], o.dtype, to[k] + offset_of(p, class_of(o.reg), o.stride, at) * int64_t(item));
+          int64_t off = offset_of(p, class_of(o.reg), o.stride, at) * int64_t(item);
+          store_element(reg[o.reg][size_t(i)], o.dtype, to[k] + off);
         });
         return;
       }
       fetch(o.reg);
       int64_t cells = o.what == TileProgram::Output::ReduceAll ? 1 : row;
       Numbers sum(size_t(cells), identity(o.reduce));
-      for (int64_t i = 0; i < n; ++i) sum[size_t(i % cells)] = fold(o.reduce, sum[size_t(i % cells)], reg[o.reg][size_t(i)]);
+      for (int64_t i = 0; i < n; ++i)
+        sum[size_t(i % cells)] = fold(o.reduce, sum[size_t(i % cells)], reg[o.reg][size_t(i)]);
       put(sum, o.dtype, to[k]);
     };
     for (size_t k = 0; k < p.instrs.size(); ++k) {
@@ -606,7 +608,8 @@ static void known() {
     Build b;
     uint32_t x = b.leaf({3, 4}), y = b.op(Op::exp, {x});
     b.out(y), b.out(y), b.out(b.list(Op::reshape, y, {12})), b.out(x), b.out(b.list(Op::reshape, x, {2, 6}));
-    b.out(b.list(Op::transpose, y, {1, 0})), b.out(b.scalar(5)), b.out(b.constant(6)), b.out(b.list(Op::transpose, x, {1, 0}));
+    b.out(b.list(Op::transpose, y, {1, 0})), b.out(b.scalar(5)), b.out(b.constant(6));
+    b.out(b.list(Op::transpose, x, {1, 0}));
     b.out(b.op(Op::exp, {b.leaf({0, 3})})), b.out(b.reduce(Op::sum, b.leaf({0, 3}), {0}));
     b.out(b.list(Op::broadcast_to, b.scalar(2), {2, 3}));
     Ran r = check(b);
@@ -651,7 +654,8 @@ static void known() {
   {  // reshape: strides that fit, and strides that do not
     int64_t stride[kMaxRank];
     Layout l = Layout::contiguous(DType::F32, Shape{4, 6});
-    CHECK(reshape_strides(l, Shape{2, 1, 2, 3, 2, 1}, stride) && stride[0] == 12 && stride[2] == 6 && stride[3] == 2 && stride[4] == 1);
+    CHECK(reshape_strides(l, Shape{2, 1, 2, 3, 2, 1}, stride));
+    CHECK(stride[0] == 12 && stride[2] == 6 && stride[3] == 2 && stride[4] == 1);
     l.stride[0] = 1, l.stride[1] = 4;
     CHECK(!reshape_strides(l, Shape{24}, stride));
     CHECK(reshape_strides(l, Shape{2, 2, 6}, stride) && stride[0] == 2 && stride[1] == 1 && stride[2] == 4);
@@ -673,10 +677,14 @@ static Build random_graph(uint32_t seed) {
   std::vector<uint32_t> live;
   int64_t A = dim(), B = dim(), C = dim();
   const Shape shapes[] = {{A, B}, {B}, {A, 1}, {A, B, C}, {}, {C}, {B, C}, {1, B}, {A, B}, {A, B}, {A}};
-  for (int i = 0; i < 5; ++i) live.push_back(b.leaf(shapes[pick(11)], pick(6) ? DType::F64 : pick(2) ? DType::F32 : DType::I32));
+  for (int i = 0; i < 5; ++i)
+    live.push_back(b.leaf(shapes[pick(11)], pick(6) ? DType::F64 : pick(2) ? DType::F32 : DType::I32));
   for (int i = 0; i < 2; ++i) live.push_back(b.scalar(pick(20)));
   live.push_back(b.constant(pick(9)));
-  auto any = [&] { return pick(2) ? live[live.size() - 1 - pick(uint32_t(std::min<size_t>(live.size(), 5)))] : live[pick(uint32_t(live.size()))]; };
+  auto any = [&] {
+    const uint32_t n = uint32_t(live.size());
+    return pick(2) ? live[n - 1 - pick(std::min(n, 5u))] : live[pick(n)];
+  };
   auto as = [&](uint32_t v, DType t) { return b.g.values[v].dtype == t ? v : b.op(Op::cast, {v}, {int64_t(t)}); };
   auto fits = [&](uint32_t x, uint32_t y) {
     for (int i = 1; i <= std::min(b.shape(x).rank, b.shape(y).rank); ++i) {
@@ -749,7 +757,8 @@ static Build random_graph(uint32_t seed) {
         if (pick(3) == 0 && b.shape(live.back()) == s) break;
         if (pick(2)) {
           uint32_t v = live.back();
-          if (b.g.values[v].dtype == b.g.values[x].dtype && b.shape(v).rank == s.rank && b.shape(v)[int(axis)] + start <= s[int(axis)])
+          if (b.g.values[v].dtype == b.g.values[x].dtype && b.shape(v).rank == s.rank &&
+              b.shape(v)[int(axis)] + start <= s[int(axis)])
             live.push_back(b.op(pick(2) ? Op::slice_add : Op::slice_update, {x, v, at}, {1, axis, 1, 1}));
         }
         break;
@@ -766,7 +775,8 @@ static Build random_graph(uint32_t seed) {
       case 15: {
         uint32_t y = any();
         const Shape& t = b.shape(y);
-        if (s.rank == 2 && t.rank == 2 && s[1] == t[0] && b.g.values[x].dtype == DType::F64 && b.g.values[y].dtype == DType::F64)
+        if (s.rank == 2 && t.rank == 2 && s[1] == t[0] && b.g.values[x].dtype == DType::F64 &&
+            b.g.values[y].dtype == DType::F64)
           live.push_back(b.op(Op::matmul, {x, y}));
         else if (s.rank && s.size() > 0) live.push_back(b.op(Op::argmax, {x}, {int64_t(pick(uint32_t(s.rank))), 0}));
         else live.push_back(b.op(Op::alias, {x}));
@@ -837,9 +847,10 @@ static void large() {
     double t2 = seconds();
     auto program = Program::build(s, p, device);
     double t3 = seconds();
-    std::printf("%s: %zu nodes, %d kernels, arena %.3f of live; per node fuse %.0f place %.0f program %.0f ns\n", what, nodes,
-                program->kernels, double(p.arena_bytes) / double(std::max<int64_t>(p.live_bytes, 1)), (t1 - t0) / double(nodes) * 1e9,
-                (t2 - t1) / double(nodes) * 1e9, (t3 - t2) / double(nodes) * 1e9);
+    double each = 1e9 / double(nodes);
+    std::printf("%s: %zu nodes, %d kernels, arena %.3f of live; per node fuse %.0f place %.0f program %.0f ns\n", what,
+                nodes, program->kernels, double(p.arena_bytes) / double(std::max<int64_t>(p.live_bytes, 1)),
+                (t1 - t0) * each, (t2 - t1) * each, (t3 - t2) * each);
     CHECK(double(p.arena_bytes) <= 1.1 * double(p.live_bytes));
     return program;
   };
@@ -917,8 +928,8 @@ static void overhead() {
     best[0] = std::min(best[0], t1 - t0), best[1] = std::min(best[1], t2 - t1), best[2] = std::min(best[2], t3 - t2);
   }
   double each = 1e9 / double(b.g.nodes.size());
-  std::printf("a network of %zu nodes, %d kernels: per node fuse %.0f place %.0f program %.0f ns\n", b.g.nodes.size(), p->kernels,
-              best[0] * each, best[1] * each, best[2] * each);
+  std::printf("a network of %zu nodes, %d kernels: per node fuse %.0f place %.0f program %.0f ns\n",
+              b.g.nodes.size(), p->kernels, best[0] * each, best[1] * each, best[2] * each);
   std::vector<Located> in, out(2);
   for (uint32_t v : b.g.inputs) in.push_back({allocate({}, size_t(b.g.values[v].bytes())), 0});
   double t = seconds();
