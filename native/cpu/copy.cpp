@@ -76,7 +76,11 @@ void copy_row(char* to, int64_t a, const char* from, int64_t b, int64_t n) {
   }
   if (a == int64_t(sizeof(T))) {
     T* t = reinterpret_cast<T*>(to);
-    for (int64_t i = 0; i < n; ++i) t[i] = *reinterpret_cast<const T*>(from + i * b);
+    const T* f = reinterpret_cast<const T*>(from);
+    if (b == -int64_t(sizeof(T)))
+      for (int64_t i = 0; i < n; ++i) t[i] = f[-i];
+    else
+      for (int64_t i = 0; i < n; ++i) t[i] = *reinterpret_cast<const T*>(from + i * b);
     return;
   }
   for (int64_t i = 0; i < n; ++i) *reinterpret_cast<T*>(to + i * a) = *reinterpret_cast<const T*>(from + i * b);
@@ -116,7 +120,7 @@ StridedMove::StridedMove(DType dtype, const Shape& shape, const int64_t* to_stri
   dims_.sort_by_a();
   dims_.merge();
   if (dims_.rank == 0) dims_.push(1, size_, size_);
-  const Dim inner = dims_.last();
+  Dim inner = dims_.last();
   bool runs = inner.a == size_ && inner.b == size_;
   int across = -1;
   if (what == Copy && !runs && inner.a == size_ && size_ <= 8)
@@ -138,6 +142,13 @@ StridedMove::StridedMove(DType dtype, const Shape& shape, const int64_t* to_stri
     return;
   }
   how_ = runs ? Runs : Elements;
+  if (!runs && inner.n < 16) {  // the longest loop innermost: a row costs more than its elements
+    int longest = dims_.rank - 1;
+    for (int i = 0; i < dims_.rank; ++i)
+      if (dims_.d[i].n > dims_.d[longest].n) longest = i;
+    std::rotate(dims_.d + longest, dims_.d + longest + 1, dims_.d + dims_.rank);
+    inner = dims_.last();
+  }
   int64_t row_bytes = inner.n * (runs ? size_ : size_ * 4), rows = total / inner.n;
   if (row_bytes > kChunk) {
     pieces_ = ceil_div(row_bytes, kChunk);

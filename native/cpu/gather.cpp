@@ -1,6 +1,6 @@
 // Indexing with arrays: gather and its adjoints, take_along_axis and its adjoint. Every index is checked before anything is
 // written over a value that may be in place. Scatters give each destination its additions in the order of the indices, for
-// any number of threads: work is divided over the other dimensions, or over destinations, never over indices.
+// any number of threads: work is divided over the other dimensions, never over indices.
 #include <atomic>
 #include <cstring>
 #include "copy.h"
@@ -151,16 +151,11 @@ template <class T, bool Add>
 class ScatterStep : public Step {
  public:
   ScatterStep(Op op, std::span<const Layout> in, std::span<const int64_t> attrs)
-      : places_(op, in[0], in[2].shape, attrs), bytes_(in[0].shape.size() * int64_t(sizeof(T))),
-        elements_(in[0].shape.size()) {
+      : places_(op, in[0], in[2].shape, attrs), bytes_(in[0].shape.size() * int64_t(sizeof(T))) {
     // x is contiguous, so the inner dimensions merge into one run, unless indexed axes lie between them.
-    int64_t each = places_.inner.size(), outer = places_.outer.size();
+    const int64_t each = places_.inner.size(), outer = places_.outer.size();
     columns_ = Split(places_.inner.last().n, std::max<int64_t>(64 / int64_t(sizeof(T)), 256 / int64_t(sizeof(T))));
     if (places_.inner.rank > 1) columns_ = Split(places_.inner.last().n, places_.inner.last().n);
-    // With nothing else to divide, destinations: every task reads all offsets and keeps those in its range. Reading costs
-    // about 0.3 ns, adding 2 ns (more when out of cache), so 8 ranges pay on 4 cores and cost 2x on one.
-    if (outer * columns_.tasks() < 4 && places_.n * each >= 1 << 16) ranges_ = Split(elements_, ceil_div(elements_, 8));
-    else ranges_ = Split(elements_, elements_);
     scratch_bytes = size_t(places_.n) * 8;
     cost_ns = 20 + 0.1 * double(bytes_) + double(outer * places_.n) * (4 + 0.3 * double(each));
   }
@@ -172,10 +167,10 @@ class ScatterStep : public Step {
     if (places_.outer.size() * places_.n * places_.inner.size() == 0) return;
     T* x = reinterpret_cast<T*>(out[0]);
     const T* v = reinterpret_cast<const T*>(in[1]);
-    const int64_t ranges = ranges_.tasks(), columns = columns_.tasks();
-    parallel(places_.outer.size() * columns * ranges, cost_ns, [&](int64_t task) {
-      Walk outer(places_.outer.d, places_.outer.rank, task / (columns * ranges));
-      int64_t c = task / ranges % columns, lo = ranges_.begin(task % ranges), hi = ranges_.end(task % ranges);
+    const int64_t columns = columns_.tasks();
+    parallel(places_.outer.size() * columns, cost_ns, [&](int64_t task) {
+      Walk outer(places_.outer.d, places_.outer.rank, task / columns);
+      int64_t c = task % columns;
       const Dims& inner = places_.inner;
       const Dim run = inner.last();
       const int64_t begin = columns_.begin(c), width = columns_.end(c) - begin;
@@ -183,14 +178,13 @@ class ScatterStep : public Step {
       const T* from = v + outer.b + begin;
       if (inner.rank == 1 && run.n == 1) {
         for (int64_t s = 0; s < places_.n; ++s)
-          if (offset[s] >= lo && offset[s] < hi) put(to[offset[s]], from[s]);
+          put(to[offset[s]], from[s]);
       } else if (inner.rank == 1 && run.a == 1) {
         for (int64_t s = 0; s < places_.n; ++s)
-          if (offset[s] >= lo && offset[s] < hi) put_run(to + offset[s], from + s * places_.v_step, width);
+          put_run(to + offset[s], from + s * places_.v_step, width);
       } else {
         int64_t rows = inner.size() / run.n;
         for (int64_t s = 0; s < places_.n; ++s) {
-          if (offset[s] < lo || offset[s] >= hi) continue;
           Walk at(inner.d, inner.rank - 1, 0);
           for (int64_t r = 0; r < rows; ++r, at.next())
             for (int64_t i = 0; i < width; ++i)
@@ -201,7 +195,7 @@ class ScatterStep : public Step {
   }
   bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
   std::string text() const override {
-    return std::to_string(places_.outer.size() * columns_.tasks() * ranges_.tasks()) + " tasks";
+    return std::to_string(places_.outer.size() * columns_.tasks()) + " tasks";
   }
 
  private:
@@ -214,9 +208,8 @@ class ScatterStep : public Step {
   }
 
   Places places_;
-  int64_t bytes_, elements_;
+  int64_t bytes_;
   Split columns_{0, 1};  // of the innermost run
-  Split ranges_{0, 1};   // of the offsets
 };
 
 // take_along_axis and scatter_along_axis: over the points of i's broadcast shape, x at i[point] along one axis.
@@ -225,7 +218,7 @@ struct Along {
   int64_t extent, step;      // of x along the axis: elements
   Dims over;                 // the result's (or v's) dimensions: a strides of x (0 along the axis), b strides of i
   bool shared = false;       // several points may meet in one element of x other than through equal indices
-  int64_t n = 0;
+  int64_t n = 0, outer = 1, inner = 1;  // points in all, before and after the axis
 
   Along(int axis_, const Layout& x, const Layout& index) : axis(axis_), extent(x.shape[axis_]), step(x.stride[axis_]) {
     for (int k = 0; k < x.shape.rank; ++k) {
@@ -235,7 +228,10 @@ struct Along {
       shared |= spread;
       over.push(n, k == axis || spread ? 0 : x.stride[k], index.shape[k] == 1 && n > 1 ? 0 : index.stride[k]);
     }
+    for (int k = 0; k < axis; ++k) outer *= over.d[k].n;
+    for (int k = axis + 1; k < over.rank; ++k) inner *= over.d[k].n;
     n = over.size();
+    over.merge();
   }
 
   void check(Op op, const int64_t* index, int64_t count) const {
@@ -306,8 +302,8 @@ class ScatterAlongStep : public Step {
   ScatterAlongStep(Op op, std::span<const Layout> in, int axis)
       : op_(op), along_(axis, in[0], in[2]), count_(in[2].shape.size()), bytes_(in[0].shape.size() * int64_t(sizeof(T))) {
     // Points of one outer slab never meet those of another; nor do columns right of the axis.
-    for (int k = 0; k < axis; ++k) outer_ *= along_.over.d[k].n;
-    for (int k = axis + 1; k < along_.over.rank; ++k) inner_ *= along_.over.d[k].n;
+    outer_ = along_.outer;
+    inner_ = along_.inner;
     slab_ = along_.n / std::max<int64_t>(1, outer_);
     serial_ = along_.shared;
     columns_ = Split(inner_, outer_ >= 8 || serial_ ? inner_ : std::max<int64_t>(64, ceil_div(inner_, 16)));

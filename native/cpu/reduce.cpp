@@ -308,11 +308,11 @@ class ArgStep : public Step {
       const T* p = x + kept.a + k0 * k.a;
       T* b = best + (i - begin);
       int64_t* a = at + (i - begin);
-      if (rows_) {
+      if (rows_ && (stride_ == 1 ? r1 - r0 >= 32 : kn == 1)) {
         for (int64_t j = 0; j < kn; ++j) search_row(p + j * k.a, r0, r1, b[j], a[j]);
       } else {
-        for (int64_t j = 0; j < kn; ++j) b[j] = p[r0 * stride_ + j], a[j] = r0;
-        kernel_.arg(p + (r0 + 1) * stride_, kn, 1, r1 - r0 - 1, stride_, r0 + 1, b, a);
+        for (int64_t j = 0; j < kn; ++j) b[j] = p[r0 * stride_ + j * k.a], a[j] = r0;
+        kernel_.arg(p + (r0 + 1) * stride_, kn, k.a, r1 - r0 - 1, stride_, r0 + 1, b, a);
       }
       i += kn;
     }

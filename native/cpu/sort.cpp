@@ -1,6 +1,7 @@
 // sort: values and indices along one axis, stable, NaN last. Elements become unsigned keys whose order is the wanted one; a
 // row is sorted as (key, position) and the values are then read through the positions, so that -0.0 stays what it was.
 #include <bit>
+#include <cstring>
 #include <vector>
 #include "dtypes.h"
 #include "registry.h"
@@ -33,7 +34,7 @@ inline Unsigned<sizeof(T)> key_of(T x, bool descending) {
 
 struct Pair64 {
   uint64_t key, at;
-  bool operator<(const Pair64& o) const { return key < o.key || (key == o.key && at < o.at); }
+  bool operator<(const Pair64& o) const { return (key < o.key) | ((key == o.key) & (at < o.at)); }
 };
 
 // Keys of up to 32 bits and positions below 2^32 travel as one word: key << 32 | position.
@@ -51,7 +52,8 @@ inline uint64_t position(const Pair64& item) { return item.at; }
 // The result is in `a`.
 template <class I>
 void radix_sort(I* a, I* b, int64_t n, int key_bytes) {
-  uint32_t count[8][256] = {};
+  uint32_t count[8][256];
+  std::memset(count, 0, sizeof count[0] * size_t(key_bytes));
   for (int64_t i = 0; i < n; ++i)
     for (int d = 0; d < key_bytes; ++d) ++count[d][key(a[i]) >> (8 * d) & 255];
   I* from = a;
@@ -68,8 +70,8 @@ void radix_sort(I* a, I* b, int64_t n, int key_bytes) {
 
 template <class I>
 void sort_items(I* a, I* b, int64_t n, int key_bytes) {
-  // Measured on a Xeon at 2.x GHz: radix overtakes std::sort near 100 elements a key byte... both within 20 % there.
-  if (n < 64 * key_bytes || n >= int64_t(1) << 32)
+  // Float rows, nanoseconds an element: std::sort 17 at 16, 22 at 32, 47 at 128; radix 19 at 64, 12 at 128, 10 at 512.
+  if (n < 16 * key_bytes || n >= int64_t(1) << 32)
     std::sort(a, a + n);  // items are distinct by position: stable
   else
     radix_sort(a, b, n, key_bytes);
@@ -147,11 +149,23 @@ class SortStep : public Step {
         int64_t nl = right - left, nr = std::min(n, pair + 2 * width) - pair - nl;
         auto [l0, r0] = cut(left, nl, right, nr, begin - pair);
         auto [l1, r1] = cut(left, nl, right, nr, end - pair);
-        std::merge(left + l0, left + l1, right + r0, right + r1, b + begin);
+        merge(left + l0, left + l1, right + r0, right + r1, b + begin);
       });
     }
     parallel(runs.tasks(), 3.0 * double(n),
              [&](int64_t i) { store(x, a, values, indices, runs.begin(i), runs.end(i)); });
+  }
+
+  // Without branches: which side is next cannot be predicted.
+  static void merge(const I* l, const I* l_end, const I* r, const I* r_end, I* to) {
+    while (l < l_end && r < r_end) {
+      bool right = *r < *l;
+      *to++ = *(right ? r : l);
+      r += right;
+      l += !right;
+    }
+    to = std::copy(l, l_end, to);
+    std::copy(r, r_end, to);
   }
 
   // How many of the first k of the merged sequence come from the left, and from the right.

@@ -40,12 +40,26 @@ template <class T> constexpr T highest() {
   else return T(~lowest<T>());
 }
 
+// Integers widen by doubling: each step is one instruction, while GCC takes larger ones element by element.
+template <class T> struct DoubleOf { using type = uint64_t; };
+template <> struct DoubleOf<int8_t> { using type = int16_t; };
+template <> struct DoubleOf<int16_t> { using type = int32_t; };
+template <> struct DoubleOf<int32_t> { using type = int64_t; };
+template <> struct DoubleOf<int64_t> { using type = uint64_t; };
+template <> struct DoubleOf<uint8_t> { using type = uint16_t; };
+template <> struct DoubleOf<uint16_t> { using type = uint32_t; };
+template <class A, class T, int L>
+inline Vector<A, L> widen(Vector<T, L> x) {
+  if constexpr (is_real<A> || sizeof(T) == 8) return __builtin_convertvector(x, Vector<A, L>);
+  else return widen<A, typename DoubleOf<T>::type, L>(__builtin_convertvector(x, Vector<typename DoubleOf<T>::type, L>));
+}
+
 // Each reduction: A the accumulator, read() from elements, join() two accumulators; both for scalars and for vectors.
 template <class T>
 struct Wide {
   using A = typename WideOf<T>::type;
   static A read(T x) { return A(x); }
-  template <int L> static Vector<A, L> read(Vector<T, L> x) { return __builtin_convertvector(x, Vector<A, L>); }
+  template <int L> static Vector<A, L> read(Vector<T, L> x) { return widen<A, T, L>(x); }
 };
 template <class T>
 struct Same {
@@ -76,6 +90,7 @@ template <class T> struct Max : Same<T> {
     else return x > a ? x : a;
   }
   static bool better(T x, T a) { return x > a; }
+  template <class V> static auto better_lanes(V x, V a) { return x > a; }
 };
 template <class T> struct Min : Same<T> {
   static constexpr T identity = highest<T>();
@@ -84,6 +99,7 @@ template <class T> struct Min : Same<T> {
     else return x < a ? x : a;
   }
   static bool better(T x, T a) { return x < a; }
+  template <class V> static auto better_lanes(V x, V a) { return x < a; }
 };
 template <class T> struct Any : Mask<T> {
   using A = typename Mask<T>::A;
@@ -100,6 +116,14 @@ template <class T, int L>
 inline Vector<T, L> load(const T* x) {
   Vector<T, L> v;
   __builtin_memcpy(&v, x, sizeof v);
+  return v;
+}
+
+template <class T, int L>
+inline Vector<T, L> pick_up(const T* x, int64_t stride) {
+  Vector<T, L> v;
+#pragma GCC unroll 64
+  for (int j = 0; j < L; ++j) v[j] = x[j * stride];
   return v;
 }
 
@@ -131,9 +155,18 @@ inline typename R::A row(const T* x, int64_t n) {
 template <class R, class T>
 void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int64_t stride, void* to) {
   using A = typename R::A;
+  constexpr int L = kWidth / int(sizeof(A));
   const T* x = static_cast<const T*>(from);
   A* acc = static_cast<A*>(to);
-  for (int64_t k = 0; k < count; ++k, x += count_stride) {
+  int64_t k = 0;
+  if (stride != 1 || n < 32) {  // a lane for each of several short rows
+    for (; k + L <= count; k += L, x += L * count_stride) {
+      Vector<A, L> a = load<A, L>(acc + k);
+      for (int64_t i = 0; i < n; ++i) a = R::join(a, R::template read<L>(pick_up<T, L>(x + i * stride, count_stride)));
+      __builtin_memcpy(acc + k, &a, sizeof a);
+    }
+  }
+  for (; k < count; ++k, x += count_stride) {
     if (stride == 1 && n >= 16) {
       // Blocks keep the error of long double-precision sums that of a short one.
       for (int64_t i = 0; i < n; i += 8192) acc[k] = R::join(acc[k], row<R, T>(x + i, n - i < 8192 ? n - i : 8192));
@@ -204,7 +237,25 @@ void arg(const void* from, int64_t cols, int64_t col_stride, int64_t rows, int64
   const T* x = static_cast<const T*>(from);
   T* best = static_cast<T*>(to);
   if (col_stride != 1) {
-    for (int64_t c = 0; c < cols; ++c) {
+    int64_t c = 0;
+    if constexpr (sizeof(T) >= 4) {
+      constexpr int L = kWidth / int(sizeof(T));
+      using M = typename MaskOf<sizeof(T)>::type;
+      for (; c + L <= cols && rows <= int64_t(1) << 31; c += L) {
+        Vector<T, L> b = load<T, L>(best + c);
+        Vector<M, L> when = Vector<M, L>{} - M(1);  // rows since first_row; -1: none of these
+        for (int64_t r = 0; r < rows; ++r) {
+          Vector<T, L> v = pick_up<T, L>(x + r * row_stride + c * col_stride, col_stride);
+          Vector<M, L> take = R::better_lanes(v, b) | ((v != v) & (b == b));
+          b = take ? v : b;
+          when = take ? Vector<M, L>{} + M(r) : when;
+        }
+        __builtin_memcpy(best + c, &b, sizeof b);
+        for (int j = 0; j < L; ++j)
+          if (when[j] >= 0) at[c + j] = first_row + when[j];
+      }
+    }
+    for (; c < cols; ++c) {
       T b = best[c];
       int64_t where = at[c];
       for (int64_t r = 0; r < rows; ++r) {
