@@ -511,6 +511,23 @@ def test_weak_references_and_reuse():
     del y
 
 
+def test_arrays_are_shared_among_threads():
+    from concurrent.futures import ThreadPoolExecutor
+    x = knet.array(np.arange(8.0))
+    pending = x * 3
+
+    def work(i):
+        y = pending + i
+        z = x * i + y
+        return z, [float(v) for v in z[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(work, range(40)))
+    for i, (z, first) in enumerate(results):
+        expected = np.arange(8.0) * i + np.arange(8.0) * 3 + i
+        same(z + 0, expected)
+        assert first == expected[:2].tolist()
+
+
 # ---- NumPy's functions
 
 def test_numpy_functions():
@@ -569,6 +586,9 @@ def test_calls_of_operations():
         knet.sum(x, 2)
     with pytest.raises(ValueError, match="twice"):
         knet.sum(x, (0, -2))
+    assert knet.sum(x, knet.array(1)).tolist() == knet.sum(x, (knet.array(0) + 1,)).tolist() == A.sum(1).tolist()
+    assert knet.sum(x * 2, np.int64(1), keepdims=knet.array(1.0) > 0).shape == (2, 1)
+    assert (x * 2)[: knet.array(1) + 0].shape == (1, 3)
     import inspect
     assert str(inspect.signature(knet.sum)) == "(x, axis=None, keepdims=False)"
     assert knet.sum.__name__ == "sum" and knet.sum.__doc__ and "sum" in repr(knet.sum)

@@ -104,9 +104,11 @@ PyObject* tolist(PyObject* x, PyObject*) noexcept {
 // A NumPy array of its own memory.
 PyObject* numpy_copy(PyObject* x) {
   const Spec& s = realize(x);
-  Ref numpy(PyImport_ImportModule("numpy"));
+  static PyObject* empty = nullptr;
+  if (!empty) empty = PyObject_GetAttrString(Ref(PyImport_ImportModule("numpy")), "empty");
+  if (!empty) throw PyError{};
   Ref shape(PyObject_GetAttrString(x, "shape"));
-  Ref a(PyObject_CallMethod(numpy, "empty", "Os", shape.get(), name(s.dtype)));
+  Ref a(PyObject_CallFunction(empty, "Os", shape.get(), name(s.dtype)));
   Py_buffer b;
   if (PyObject_GetBuffer(a, &b, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS) < 0) throw PyError{};
   std::memcpy(b.buf, handle_of(x).at.data(), size_t(b.len));

@@ -214,17 +214,7 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
       floats |= PyFloat_Check(o);
       continue;
     }
-    if (kind == Operand::None) {
-      const size_t k = std::min(i, e.inputs.size() - 1);
-      if (PyObject_HasAttrString(o, "__dlpack__") || PyObject_HasAttrString(o, "__array__")) {
-        Ref array(array_from(o, Py_None, Py_None));
-        out.v[i] = t.use(handle_of(array));
-      } else {
-        wrong_call(e, text(e.inputs[k].name) + " must be an array or a number, not a " + Py_TYPE(o)->tp_name);
-      }
-    } else {
-      out.v[i] = value_of(t, o);
-    }
+    out.v[i] = value_of(t, o);
     const Spec& s = t.spec(out.v[i]);
     const Role role = e.inputs[std::min(i, e.inputs.size() - 1)].role;
     floats |= s.weak && is_float(s.dtype);
@@ -286,7 +276,66 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
   }
 }
 
+// What would run Python code, or compute something, while it is converted: done before anything is recorded, since a run voids
+// the numbers of values. Replaced arguments live in `kept`.
+void settle(const Entry& e, PyObject** objects, size_t n, PyObject** attrs, std::vector<Ref>& kept) {
+  for (size_t i = 0; i < n; ++i) {
+    PyObject* o = objects[i];
+    if (operand_kind(o) != Operand::None) continue;
+    if (!PyObject_HasAttrString(o, "__dlpack__") && !PyObject_HasAttrString(o, "__array__"))
+      wrong_call(e, text(e.inputs[std::min(i, e.inputs.size() - 1)].name) + " must be an array or a number, not a " + Py_TYPE(o)->tp_name);
+    kept.emplace_back(array_from(o, Py_None, Py_None));
+    objects[i] = kept.back();
+  }
+  for (size_t i = 0; i < e.attrs.size(); ++i) {
+    PyObject*& o = attrs[i];
+    const Attribute& a = e.attrs[i];
+    if (o == Py_None || PyLong_Check(o) || a.kind == AttrKind::DType) continue;
+    if (a.kind == AttrKind::Bool) {
+      const int b = PyObject_IsTrue(o);
+      if (b < 0) throw PyError{};
+      o = b ? Py_True : Py_False;
+    } else if (is_sequence(o)) {
+      bool plain = true;
+      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k) plain &= PyLong_Check(PySequence_Fast_GET_ITEM(o, k));
+      if (plain) continue;
+      const Py_ssize_t count = PySequence_Fast_GET_SIZE(o);
+      Ref tuple(PyTuple_New(count));
+      for (Py_ssize_t k = 0; k < count; ++k) {
+        // Counted again: an __index__ may change the list.
+        if (k >= PySequence_Fast_GET_SIZE(o)) wrong_attr(e, a, o, "left alone while it is read");
+        Ref item = Ref::borrow(PySequence_Fast_GET_ITEM(o, k));
+        PyTuple_SET_ITEM(tuple.get(), k, PyLong_FromLongLong(integer(e, a, item, "an integer or a tuple of integers")));
+      }
+      kept.push_back(tuple);
+      o = kept.back();
+    } else {
+      kept.emplace_back(PyLong_FromLongLong(integer(e, a, o, "an integer")));
+      o = kept.back();
+    }
+  }
+}
+
+bool settled(const Entry& e, PyObject* const* objects, size_t n, PyObject* const* attrs) {
+  for (size_t i = 0; i < n; ++i)
+    if (!is_array(objects[i]) && operand_kind(objects[i]) == Operand::None) return false;
+  for (size_t i = 0; i < e.attrs.size(); ++i) {
+    PyObject* o = attrs[i];
+    if (o == Py_None || PyLong_Check(o) || e.attrs[i].kind == AttrKind::DType) continue;
+    if (!is_sequence(o)) return false;
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k)
+      if (!PyLong_Check(PySequence_Fast_GET_ITEM(o, k))) return false;
+  }
+  return true;
+}
+
 PyObject* record(const Entry& e, PyObject* const* objects, size_t n, PyObject* const* attrs) {
+  if (!settled(e, objects, n, attrs)) [[unlikely]] {
+    std::vector<PyObject*> inputs(objects, objects + n), options(attrs, attrs + e.attrs.size());
+    std::vector<Ref> kept;
+    settle(e, inputs.data(), n, options.data(), kept);
+    return record(e, inputs.data(), n, options.data());
+  }
   Trace& t = Trace::current();
   DType element = DType::F32;
   const bool has_element = e.dtype_at >= 0 && attrs[e.dtype_at] != Py_None;

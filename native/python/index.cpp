@@ -411,9 +411,10 @@ bool assign_where(PyObject* x, PyObject* k, PyObject* v) {
 
 PyObject* get_index(PyObject* x, PyObject* k) {
   Handle& h = handle_of(x);
-  Key key = read_key(h.spec.shape, k);
+  const Shape shape = h.spec.shape;
+  Key key = read_key(shape, k);
   Trace& t = Trace::current();
-  Recorder r(t, key, h.spec.shape);
+  Recorder r(t, key, shape);
   const uint32_t whole = t.use(h);
   uint32_t v = r.sliced(whole);
   if (r.arrays) {

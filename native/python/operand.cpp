@@ -467,20 +467,18 @@ uint32_t value_of(Trace& t, PyObject* o, const DType* like, bool compare) {
     case Operand::List: return list_value(t, o, like);
     case Operand::Foreign: {
       refuse_mask(o, "array");
-      {
-        // A single number with a type of its own: data, like a Python number.
-        View v(o, "array");
-        if (v.b.ndim == 0) {
-          DType d;
-          bool swapped;
-          Shape shape;
-          describe(o, v.b, "array", d, swapped, shape);
-          char raw[16];
-          copy_view(v.b, d, swapped, raw);
-          return t.scalar(load(d, raw), d, false);
-        }
+      View v(o, "array");
+      HostArray a;
+      bool swapped;
+      describe(o, v.b, "array", a.dtype, swapped, a.shape);
+      if (v.b.ndim == 0) {  // a number with a type of its own: data, like a Python number
+        char raw[16];
+        copy_view(v.b, a.dtype, swapped, raw);
+        return t.scalar(load(a.dtype, raw), a.dtype, false);
       }
-      return value_of(t, read_buffer(o, "array"));
+      a.at.buffer = allocate(DeviceId{}, size_t(v.b.len));
+      copy_view(v.b, a.dtype, swapped, a.at.data());
+      return value_of(t, std::move(a));
     }
     case Operand::None: break;
   }

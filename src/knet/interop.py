@@ -95,13 +95,19 @@ def _call(name, fn, args, kwargs):
     return y if dtype is None else y.astype(dtype)
 
 
+_called = {}  # ufunc -> our function, once it has been looked up
+
+
 def array_ufunc(self, ufunc, method, *inputs, **kwargs):
     """A ufunc on operands of which one is a KnetArray: `np.tanh(x)`, `ndarray + x`, `np.add.reduce(x)`."""
+    if method == "__call__" and not kwargs and ufunc in _called:
+        return _called[ufunc](*inputs)
     name = ufunc.__name__
     if method == "__call__":
         fn = _counterparts().get(name)
         if fn is None:
             raise _none(name)
+        _called[ufunc] = fn
         return _call(name, fn, inputs, kwargs)
     if method == "reduce" and name in _REDUCE:
         kwargs.setdefault("axis", 0)
