@@ -140,7 +140,8 @@ class Forward {
     double direct = double(round_up(row, lanes)) / double(std::max<int64_t>(row, 1));
     double gathered = double(round_up(plane, lanes)) / double(std::max<int64_t>(plane, 1)) * (1 + 10 / double(g.out_channels));
     direct_ = g.stride[2] == 1 && direct <= gathered;
-    const double waste = direct_ ? direct : gathered;
+    // Fewer than 4 rows are too few sums at once to hide the latency of an addition.
+    const double waste = (direct_ ? direct : gathered) * std::max(1.0, 4 / double(std::max<int64_t>(1, g.out_channels)));
     cost_ns = g.work() * waste / (double(lanes) * 5) + 100;
     // Vectors of output columns: (start of the patch, place in y, columns).
     if (direct_) {
@@ -176,7 +177,7 @@ class Forward {
   }
 
  private:
-  static constexpr int64_t kBlock = 512;  // rows of a panel: 512 x 32 floats are 64 KiB
+  static constexpr int64_t kBlock = 256;  // rows of a panel: 256 x 32 floats are 32 KiB
   struct Piece { int64_t from, to, n; };
   static int64_t slack() { return 2 * micro_of<T>().lanes; }
 
@@ -379,14 +380,17 @@ class ConvDw final : public Step {
  public:
   explicit ConvDw(const Geometry& g) : g_(g), padded_(g, 64) {
     const Micro<T>& micro = micro_of<T>();
-    // Channels in blocks of at most 1152 patch elements, positions in blocks of 128 KiB of gathered patches.
-    const int64_t window = std::max<int64_t>(1, g.window());
-    const int64_t most = std::clamp<int64_t>(1152 / window, 1, std::max<int64_t>(1, g.in_channels));
+    // A block of channels is at most 384 patch elements, gathered for up to 256 positions: 400 KiB at most, and as much of dw.
+    // Long sums matter more than wide rows, for dw is read and written once for each. Small planes are joined, as many images
+    // as make 256 positions (their rows of dy are copied together).
+    const int64_t window = std::max<int64_t>(1, g.window()), plane = std::max<int64_t>(1, g.y_plane());
+    const int64_t most = std::clamp<int64_t>(384 / window, 1, std::max<int64_t>(1, g.in_channels));
     blocks_ = (std::max<int64_t>(1, g.in_channels) + most - 1) / most;
     channels_ = (g.in_channels + blocks_ - 1) / blocks_;
     columns_ = channels_ * window;
     pitch_ = round_up(columns_ + 16, micro.lanes);
-    positions_ = std::clamp<int64_t>((128 << 10) / (pitch_ * int64_t(sizeof(T))), 16, 256);
+    positions_ = kPositions;
+    joined_ = plane <= kPositions / 2 ? kPositions / plane : 1;
     Geometry part = g;
     part.in_channels = channels_;
     off_ = padded_.offsets(part, g.flip);
@@ -398,9 +402,10 @@ class ConvDw final : public Step {
     const double waste = double(round_up(columns_, micro.lanes)) / double(std::max<int64_t>(1, columns_));
     cost_ns = g.work() * waste / (double(micro.lanes) * 5) +
               double(g.images * g.groups * g.y_plane()) * double(g.patch()) * (run_ == 1 ? 0.5 : 0.12) + 200;
-    // Chunks of images: 100 us each or more, at most 16, and at least as many images as make the sums worth their combining.
+    // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
     const double per_chunk = cost_ns / double(blocks_ * g.groups);
-    chunks_ = std::clamp<int64_t>(int64_t(per_chunk / 100e3), 1, std::clamp<int64_t>(g.images, 1, 16));
+    chunks_ = std::clamp<int64_t>(std::min(int64_t(per_chunk / 100e3), 16 / (blocks_ * std::max<int64_t>(1, g.groups))), 1,
+                                  std::max<int64_t>(1, g.images));
     size_ = g.groups * g.out_channels * g.patch();
     scratch_bytes = chunks_ > 1 ? size_t(size_ * (chunks_ - 1)) * sizeof(T) : 0;
   }
@@ -448,30 +453,52 @@ class ConvDw final : public Step {
       return;
     }
     const size_t room = size_t(round_up(int64_t(padded_.bytes(channels_)), 64));
-    auto* area = static_cast<char*>(workspace(1, room + size_t(positions_ * pitch_ + 16) * sizeof(T)));
+    const size_t gathered = size_t(round_up((positions_ * pitch_ + 16) * int64_t(sizeof(T)), 64));
+    auto* area = static_cast<char*>(workspace(1, room + gathered + (joined_ > 1 ? size_t(o_n * positions_) * sizeof(T) : 0)));
     auto* rows = reinterpret_cast<T*>(area + room);
-    int64_t off[256];
+    auto* joined = reinterpret_cast<T*>(area + room + gathered);
+    int64_t off[kPositions];
     for (int64_t p = 0; p < positions_; ++p) off[p] = p * pitch_;
-    for (int64_t n = first; n < last; ++n) {
-      const int64_t image = n * g_.groups + group;
-      const T* source = padded_.prepare(g_, x + (image * g_.in_channels + c0) * g_.x_plane(), c_n,
-                                        n + 1 == g_.images && group + 1 == g_.groups, reinterpret_cast<T*>(area));
-      for (int64_t q = 0; q < plane; q += positions_) {
-        const int64_t count = std::min(positions_, plane - q);
-        for (int64_t p = 0; p < count; ++p) micro.runs(rows + p * pitch_, source + at_[size_t(q + p)], off_.data(), columns / run_, run_);
-        for (int64_t j = 0; j < columns; j += 2 * micro.lanes) {
-          const int64_t n0 = std::min<int64_t>(micro.lanes, columns - j);
-          const int64_t n1 = std::clamp<int64_t>(columns - j - micro.lanes, 0, micro.lanes);
-          Panel<T> panel{{rows + j, rows + j + micro.lanes}, {to + j, to + j + micro.lanes}, {int(n0), int(n1)}};
-          micro.panel(o_n, count, dy + image * o_n * plane + q, plane, 1, off, panel, patch, n > first || q > 0);
+    auto gather = [&](const T* source, int64_t q, int64_t count, T* to) {
+      for (int64_t p = 0; p < count; ++p)
+        micro.runs(to + p * pitch_, source + at_[size_t(q + p)], off_.data(), columns / run_, run_);
+    };
+    bool add = false;
+    auto multiply = [&](const T* a, int64_t stride, int64_t count) {
+      for (int64_t j = 0; j < columns; j += 2 * micro.lanes) {
+        const int64_t n0 = std::min<int64_t>(micro.lanes, columns - j);
+        const int64_t n1 = std::clamp<int64_t>(columns - j - micro.lanes, 0, micro.lanes);
+        Panel<T> panel{{rows + j, rows + j + micro.lanes}, {to + j, to + j + micro.lanes}, {int(n0), int(n1)}};
+        micro.panel(o_n, count, a, stride, 1, off, panel, patch, add);
+      }
+      add = true;
+    };
+    for (int64_t n = first; n < last; n += joined_) {
+      const int64_t together = std::min(joined_, last - n);
+      for (int64_t i = 0; i < together; ++i) {
+        const int64_t image = (n + i) * g_.groups + group;
+        const T* source = padded_.prepare(g_, x + (image * g_.in_channels + c0) * g_.x_plane(), c_n,
+                                          image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area));
+        const T* d = dy + image * o_n * plane;
+        if (joined_ == 1) {
+          for (int64_t q = 0; q < plane; q += positions_) {
+            const int64_t count = std::min(positions_, plane - q);
+            gather(source, q, count, rows);
+            multiply(d + q, plane, count);
+          }
+        } else {
+          gather(source, 0, plane, rows + i * plane * pitch_);
+          for (int64_t o = 0; o < o_n; ++o) std::memcpy(joined + o * positions_ + i * plane, d + o * plane, size_t(plane) * sizeof(T));
         }
       }
+      if (joined_ > 1) multiply(joined, positions_, together * plane);
     }
   }
+  static constexpr int64_t kPositions = 256;
   Geometry g_;
   Padded<T> padded_;
   std::vector<int64_t> off_, at_;
-  int64_t blocks_, channels_, columns_, pitch_, positions_, run_, chunks_, size_;
+  int64_t blocks_, channels_, columns_, pitch_, positions_, joined_, run_, chunks_, size_;
   bool plain_ = false;  // window 1: dy x^T, no patches
 };
 
