@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-LR = {"linreg": 0.1, "softmax": 0.5, "mlp": 0.5, "lenet": 0.1, "charlm": 0.5}
+LR = {"linreg": 0.1, "softmax": 0.02, "mlp": 0.1, "lenet": 0.1, "charlm": 0.5}
 CHECK_STEPS = {"linreg": 50, "softmax": 20, "mlp": 20, "lenet": 5, "charlm": 2}
 BLOCK = {"linreg": 1000, "softmax": 500, "mlp": 300, "lenet": 10, "charlm": 1}
 VOCAB, HIDDEN, TIME, BATCH = 84, 256, 100, 128

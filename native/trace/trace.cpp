@@ -115,6 +115,16 @@ uint32_t Trace::scalar(Scalar s, DType t, bool weak) {
   return id;
 }
 
+// Bytes of a result; more than any machine has is refused here, where the line is known and products cannot overflow.
+static int64_t checked_bytes(Op op, const Spec& s) {
+  int64_t n = int64_t(itemsize(s.dtype));
+  for (int64_t d : s.shape)
+    if (__builtin_mul_overflow(n, d ? d : 1, &n) || n > int64_t(1) << 47) [[unlikely]]
+      throw Error(Error::Memory, std::string("[") + info(op).name + "] a result of shape " + str(s.shape) + " and dtype " +
+                                     name(s.dtype) + " does not fit into any memory. Make it smaller.");
+  return s.bytes();
+}
+
 uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) {
   constexpr size_t kFew = 8;
   const Spec* few[kFew];
@@ -142,18 +152,19 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
     infer(op, {specs, in.size()}, attrs, one);
     n_out = size_t(one.n);
   }
+  int64_t bytes = 0;
+  for (size_t i = 0; i < n_out; ++i) bytes += checked_bytes(op, out[i]);
   if (op == Op::stop || !(about.kind == Kind::Compound || about.kind == Kind::Meta || (about.flags & kDifferentiable)))
     tracked = 0;
   head(op, in.size(), attrs.size(), n_out);
   for (uint32_t v : in) words_.push_back(v);
   words_.insert(words_.end(), attrs.begin(), attrs.end());
   uint32_t first = uint32_t(values_.size());
-  for (size_t i = 0; i < n_out; ++i) {
-    add_value(out[i], is_float(out[i].dtype) ? tracked : 0);
-    pending_bytes_ += out[i].bytes();
-  }
+  for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0);
+  pending_bytes_ += bytes;
   ++pending_;
-  if (limits().keep_lines && host().line) lines_.emplace_back(first, host().line());
+  // Index operations can fail when they run; others are told apart by their values alone.
+  if ((limits().keep_lines || about.kind == Kind::Index) && host().line && !capturing_) lines_.emplace_back(first, host().line());
   return first;
 }
 
