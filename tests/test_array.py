@@ -1,4 +1,5 @@
 """KnetArray: construction, operators, conversion, NumPy, sharing, printing."""
+
 import copy
 import gc
 import math
@@ -24,6 +25,7 @@ def same(x, y):
 
 # ---- construction
 
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_from_numpy(dtype):
     a = (np.arange(24).reshape(2, 3, 4) % 5).astype(dtype)
@@ -33,11 +35,23 @@ def test_from_numpy(dtype):
 
 
 def test_from_python():
-    for o, dtype in [(1.5, "float32"), (2, "int64"), (True, "bool"), ([1.0, 2], "float32"), ([1, 2], "int64"), ([True, 2], "int64"), ([], "float32"),
-                     ([[1, 2], [3, 4.5]], "float32"), (((1, 2),), "int64"), ([np.float32(1), 2.0], "float32"), ([np.arange(2), [0.5, 1]], "float64"),
-                     (2**63, "uint64"), ([True], "bool"), ([[]], "float32"), (range(0), None), (memoryview(b"ab"), "uint8")]:
-        if dtype is None:
-            continue
+    for o, dtype in [
+        (1.5, "float32"),
+        (2, "int64"),
+        (True, "bool"),
+        ([1.0, 2], "float32"),
+        ([1, 2], "int64"),
+        ([True, 2], "int64"),
+        ([], "float32"),
+        ([[1, 2], [3, 4.5]], "float32"),
+        (((1, 2),), "int64"),
+        ([np.float32(1), 2.0], "float32"),
+        ([np.arange(2), [0.5, 1]], "float64"),
+        (2**63, "uint64"),
+        ([True], "bool"),
+        ([[]], "float32"),
+        (memoryview(b"ab"), "uint8"),
+    ]:
         x = knet.array(o)
         assert x.dtype == dtype and x.shape == np.shape(o), o
         np.testing.assert_array_equal(x.numpy(), np.asarray(o).astype(dtype))
@@ -58,11 +72,29 @@ def test_default_dtype():
         knet._core.set_default_dtype(old)
 
 
-@pytest.mark.parametrize("o, error", [("abc", TypeError), ([1, "a"], TypeError), ([[1, 2], [3]], ValueError), ([1, [2]], ValueError),
-                                      ([np.zeros(2), np.zeros(3)], ValueError), (None, TypeError), ({1: 2}, TypeError), (object(), TypeError),
-                                      (np.zeros(2, np.float16), TypeError), (np.zeros(2, np.complex64), TypeError), (np.array(["a"]), TypeError),
-                                      (np.array([None]), TypeError), (2**64, OverflowError), (-2**63 - 1, OverflowError), (1j, TypeError),
-                                      (np.ma.array([1.0], mask=[True]), TypeError), (np.zeros(1, "M8[s]"), TypeError), (b"ab", TypeError)])
+@pytest.mark.parametrize(
+    "o, error",
+    [
+        ("abc", TypeError),
+        ([1, "a"], TypeError),
+        ([[1, 2], [3]], ValueError),
+        ([1, [2]], ValueError),
+        ([np.zeros(2), np.zeros(3)], ValueError),
+        (None, TypeError),
+        ({1: 2}, TypeError),
+        (object(), TypeError),
+        (np.zeros(2, np.float16), TypeError),
+        (np.zeros(2, np.complex64), TypeError),
+        (np.array(["a"]), TypeError),
+        (np.array([None]), TypeError),
+        (2**64, OverflowError),
+        (-(2**63) - 1, OverflowError),
+        (1j, TypeError),
+        (np.ma.array([1.0], mask=[True]), TypeError),
+        (np.zeros(1, "M8[s]"), TypeError),
+        (b"ab", TypeError),
+    ],
+)
 def test_what_holds_no_numbers(o, error):
     with pytest.raises(error):
         knet.array(o)
@@ -99,6 +131,7 @@ def test_lists_of_ours_are_differentiable():
 
 # ---- attributes
 
+
 def test_attributes():
     x = knet.array(A)
     assert (x.shape, x.ndim, x.size, x.itemsize, x.nbytes, x.device, len(x)) == ((2, 3), 2, 6, 4, 24, "cpu", 2)
@@ -116,7 +149,13 @@ def test_attributes():
 
 def test_dtype_object():
     t = knet.array(A).dtype
-    assert t == "float32" == t and t == np.float32 and t == np.dtype("float32") and np.float32 == t and np.dtype("float32") == t
+    assert (
+        t == "float32" == t
+        and t == np.float32
+        and t == np.dtype("float32")
+        and np.float32 == t
+        and np.dtype("float32") == t
+    )
     assert t != "float64" and t != np.float64 and t != 3 and t != None and t != "abc"  # noqa: E711
     assert t is knet.float32 and hash(t) == hash("float32") and {t: 1}["float32"] == 1
     assert str(t) == "float32" and repr(t) == "knet.float32" and f"{t}" == "float32"
@@ -132,7 +171,9 @@ def test_methods():
     same(x.reshape((6,)), A.ravel())
     same(x.flatten(), A.ravel())
     same(x.ravel(), A.ravel())
-    same(knet.array(np.arange(24).reshape(2, 3, 4)).transpose(2, 0, 1), np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1))
+    same(
+        knet.array(np.arange(24).reshape(2, 3, 4)).transpose(2, 0, 1), np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1)
+    )
     same(x.transpose((1, 0)), A.T)
     same(x.transpose(-1, 0), A.T)
     same(x.transpose(), A.T)
@@ -165,10 +206,27 @@ def test_methods():
 
 # ---- operators
 
-BINARY = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a / b, "//": lambda a, b: a // b,
-          "%": lambda a, b: a % b, "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, "==": lambda a, b: a == b, "!=": lambda a, b: a != b,
-          ">": lambda a, b: a > b, ">=": lambda a, b: a >= b}
-INTEGER = {"<<": lambda a, b: a << b, ">>": lambda a, b: a >> b, "&": lambda a, b: a & b, "|": lambda a, b: a | b, "^": lambda a, b: a ^ b}
+BINARY = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+INTEGER = {
+    "<<": lambda a, b: a << b,
+    ">>": lambda a, b: a >> b,
+    "&": lambda a, b: a & b,
+    "|": lambda a, b: a | b,
+    "^": lambda a, b: a ^ b,
+}
 
 
 def check(f, *operands):
@@ -202,7 +260,12 @@ def test_binary_operators(sign, dtype):
     a, b = (np.arange(1, 7).reshape(2, 3) % 4 + 1).astype(dtype), np.arange(1, 4).astype(dtype)
     check(f, a, b)
     for number in (2, 1, True, 2.5, np.float32(2.5), np.int8(3)):
-        if dtype == "bool" and (number is True or sign in INTEGER) or isinstance(number, (bool, np.generic)) and sign == "/":
+        if (
+            dtype == "bool"
+            and (number is True or sign in INTEGER)
+            or isinstance(number, (bool, np.generic))
+            and sign == "/"
+        ):
             continue
         check(f, a, number)
         check(lambda x: f(number, x), a)
@@ -248,11 +311,11 @@ def test_power():
     a = np.array([1.0, 2.0, 3.5], np.float32)
     x = knet.array(a)
     for n in (-2, -1, 0, 0.5, 1, 2, 3, 4, 2.0, 1.5, np.float32(2)):
-        y = x ** n
+        y = x**n
         assert y.dtype == "float32"
-        np.testing.assert_allclose(y.numpy(), a ** n, rtol=1e-6)
-    np.testing.assert_allclose((2 ** x).numpy(), 2 ** a, rtol=1e-6)
-    np.testing.assert_allclose((x ** x).numpy(), a ** a, rtol=1e-6)
+        np.testing.assert_allclose(y.numpy(), a**n, rtol=1e-6)
+    np.testing.assert_allclose((2**x).numpy(), 2**a, rtol=1e-6)
+    np.testing.assert_allclose((x**x).numpy(), a**a, rtol=1e-6)
     same(knet.array([1, -2, 3]) ** 2, np.array([1, 4, 9]))
     same(knet.array([1, -2, 3]) ** 3, np.array([1, -8, 27]))
     assert (knet.array([2]) ** 0.5).dtype == "float64"
@@ -265,13 +328,27 @@ def test_power():
     assert q.tolist() == [3.0, -4.0] and r.tolist() == [1.0, 1.0]
     q, r = divmod(7, knet.array([2, 3]))
     assert q.tolist() == [3, 2] and r.tolist() == [1, 1]
-    y = x ** 1
+    y = x**1
     y += 1
     assert x.tolist() == a.tolist()
 
 
-@pytest.mark.parametrize("s, t", [((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 2, 3), (5, 3, 1)),
-                                  ((4, 1, 2, 3), (5, 3, 2)), ((5, 2, 3), (3,)), ((3,), (5, 3, 2)), ((0, 3), (3, 2)), ((2, 0), (0, 3))])
+@pytest.mark.parametrize(
+    "s, t",
+    [
+        ((3,), (3,)),
+        ((3,), (3, 2)),
+        ((2, 3), (3,)),
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3, 4)),
+        ((5, 2, 3), (5, 3, 1)),
+        ((4, 1, 2, 3), (5, 3, 2)),
+        ((5, 2, 3), (3,)),
+        ((3,), (5, 3, 2)),
+        ((0, 3), (3, 2)),
+        ((2, 0), (0, 3)),
+    ],
+)
 def test_matmul(s, t):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=s), rng.normal(size=t)
@@ -339,13 +416,21 @@ def test_foreign_operands():
     x = knet.array(A)
     assert (x == None) is False and (x != None) is True and (x == "a") is False and x != object()  # noqa: E711
     assert (x == {1}) is False
-    for f in (lambda: x + None, lambda: "a" + x, lambda: x < "a", lambda: x @ None, lambda: x + object(), lambda: x ** "a"):
+    for f in (
+        lambda: x + None,
+        lambda: "a" + x,
+        lambda: x < "a",
+        lambda: x @ None,
+        lambda: x + object(),
+        lambda: x ** "a",
+    ):
         with pytest.raises(TypeError):
             f()
 
     class Other:
         def __radd__(self, o):
             return "mine"
+
     assert x + Other() == "mine"
     assert (x[0] == [1.5, 0, 3]).tolist() == [True, False, True]
     assert {x: 1}[x] == 1 and len({x, x.copy()}) == 2
@@ -357,6 +442,7 @@ def test_shape_errors_name_shapes():
 
 
 # ---- numbers
+
 
 def test_numbers():
     x = knet.array([3.5])
@@ -385,11 +471,27 @@ def test_tracked_values_never_become_constants():
 
     def f(x):
         y = (x * 2).sum()
-        for way in (float, int, np.asarray, np.array, math.sin, memoryview, lambda v: v.tolist(), lambda v: v.numpy(), lambda v: np.array([v, v]),
-                    lambda v: v.__dlpack__(), pickle.dumps, lambda v: np.asarray(v, dtype=np.float64), lambda v: np.array([v, 1.0])):
+        for way in (
+            float,
+            int,
+            np.asarray,
+            np.array,
+            math.sin,
+            memoryview,
+            lambda v: v.tolist(),
+            lambda v: v.numpy(),
+            lambda v: np.array([v, v]),
+            lambda v: v.__dlpack__(),
+            pickle.dumps,
+            lambda v: np.asarray(v, dtype=np.float64),
+            lambda v: np.array([v, 1.0]),
+        ):
             refused(lambda: way(y))
-        seen.update(item=y.item(), text=str(y), repr=repr(y), format=f"{y:.2f}", truth=bool(y > 1), value=float(knet.value(y)))
+        seen.update(
+            item=y.item(), text=str(y), repr=repr(y), format=f"{y:.2f}", truth=bool(y > 1), value=float(knet.value(y))
+        )
         return y if y < 100 else -y
+
     g = knet.grad(f)(knet.array([1.0, 2.0]))
     assert g.tolist() == [2.0, 2.0]
     assert seen["item"] == seen["value"] == 6.0 and seen["truth"] is True and seen["format"] == "6.00"
@@ -398,12 +500,20 @@ def test_tracked_values_never_become_constants():
 
 # ---- memory
 
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_to_numpy_and_back(dtype):
     a = (np.arange(6).reshape(2, 3) % 3).astype(dtype)
     for v in (a, a[0, 0], a[:0]):
         x = knet.array(v)
-        for y in (np.asarray(x), x.numpy(), np.array(x), np.from_dlpack(x), knet.from_dlpack(x).numpy(), np.asarray(memoryview(x))):
+        for y in (
+            np.asarray(x),
+            x.numpy(),
+            np.array(x),
+            np.from_dlpack(x),
+            knet.from_dlpack(x).numpy(),
+            np.asarray(memoryview(x)),
+        ):
             assert y.dtype == dtype and y.shape == np.shape(v)
             np.testing.assert_array_equal(y, v)
         assert x.tolist() == v.tolist()
@@ -482,8 +592,15 @@ def test_other_float_types_are_named():
 
 def test_copies_and_pickles():
     x = knet.array(A)
-    for y in (x.copy(), copy.copy(x), copy.deepcopy(x), copy.deepcopy([x])[0], knet.array(x), (x * 1).copy(),
-              *(pickle.loads(pickle.dumps(x, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1))):
+    for y in (
+        x.copy(),
+        copy.copy(x),
+        copy.deepcopy(x),
+        copy.deepcopy([x])[0],
+        knet.array(x),
+        (x * 1).copy(),
+        *(pickle.loads(pickle.dumps(x, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ):
         assert y is not x
         same(y, A)
         y += 1
@@ -495,7 +612,13 @@ def test_copies_and_pickles():
     data = pickle.dumps(x, 5, buffer_callback=buffers.append)
     assert len(buffers) == 1 and len(data) < 200
     same(pickle.loads(data, buffers=buffers), A)
-    for bad in ((b"abc", "float32", (1,)), (b"abcd", "float32", (-1,)), (b"abcd", "float31", (1,)), (b"abcd", "float32", (2**62, 4)), (b"", "float32", (0,) * 20)):
+    for bad in (
+        (b"abc", "float32", (1,)),
+        (b"abcd", "float32", (-1,)),
+        (b"abcd", "float31", (1,)),
+        (b"abcd", "float32", (2**62, 4)),
+        (b"", "float32", (0,) * 20),
+    ):
         with pytest.raises((ValueError, TypeError)):
             knet._core._rebuild(*bad)
     assert pickle.loads(pickle.dumps(knet.tanh)) is knet.tanh
@@ -507,12 +630,13 @@ def test_weak_references_and_reuse():
     del x
     assert r() is None
     y = [knet.array([float(i)]) + 1 for i in range(2000)]
-    assert [v.item() for v in y] == [i + 2.0 for i in range(2000)] or [v.item() for v in y] == [i + 1.0 for i in range(2000)]
+    assert [v.item() for v in y] == [i + 1.0 for i in range(2000)]
     del y
 
 
 def test_arrays_are_shared_among_threads():
     from concurrent.futures import ThreadPoolExecutor
+
     x = knet.array(np.arange(8.0))
     pending = x * 3
 
@@ -520,6 +644,7 @@ def test_arrays_are_shared_among_threads():
         y = pending + i
         z = x * i + y
         return z, [float(v) for v in z[:2]]
+
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(work, range(40)))
     for i, (z, first) in enumerate(results):
@@ -530,15 +655,45 @@ def test_arrays_are_shared_among_threads():
 
 # ---- NumPy's functions
 
+
 def test_numpy_functions():
     x = knet.array(A)
-    for f in (np.tanh, np.exp, lambda v: np.sum(v, 0), lambda v: np.sum(v, axis=1, keepdims=True), lambda v: np.mean(v), lambda v: np.max(v, 1),
-              lambda v: np.where(v > 0, v, 0), lambda v: np.concatenate([v, A]), lambda v: np.concatenate((A, v), axis=1), lambda v: np.stack([v, v], 1),
-              np.transpose, lambda v: np.reshape(v, (3, 2)), lambda v: v + A, lambda v: A + v, lambda v: A - v, lambda v: A @ v.T, lambda v: np.matmul(v, A.T),
-              lambda v: np.float32(2) * v, lambda v: np.add.reduce(v), lambda v: np.maximum.reduce(v, axis=1), lambda v: np.multiply.outer(v[0], v[1]),
-              lambda v: np.add.accumulate(v), lambda v: np.maximum(v, 0), lambda v: np.clip(v, -1, 1), lambda v: A > v, lambda v: np.square(v),
-              lambda v: np.einsum("ij,kj->ik", v, A), lambda v: np.linalg.norm(v), lambda v: np.expand_dims(v, 1), lambda v: np.dot(v, A.T),
-              lambda v: np.sum(a=v), lambda v: np.argmax(v, axis=1), lambda v: np.abs(v), lambda v: np.zeros_like(v)):
+    for f in (
+        np.tanh,
+        np.exp,
+        lambda v: np.sum(v, 0),
+        lambda v: np.sum(v, axis=1, keepdims=True),
+        lambda v: np.mean(v),
+        lambda v: np.max(v, 1),
+        lambda v: np.where(v > 0, v, 0),
+        lambda v: np.concatenate([v, A]),
+        lambda v: np.concatenate((A, v), axis=1),
+        lambda v: np.stack([v, v], 1),
+        np.transpose,
+        lambda v: np.reshape(v, (3, 2)),
+        lambda v: v + A,
+        lambda v: A + v,
+        lambda v: A - v,
+        lambda v: A @ v.T,
+        lambda v: np.matmul(v, A.T),
+        lambda v: np.float32(2) * v,
+        lambda v: np.add.reduce(v),
+        lambda v: np.maximum.reduce(v, axis=1),
+        lambda v: np.multiply.outer(v[0], v[1]),
+        lambda v: np.add.accumulate(v),
+        lambda v: np.maximum(v, 0),
+        lambda v: np.clip(v, -1, 1),
+        lambda v: A > v,
+        lambda v: np.square(v),
+        lambda v: np.einsum("ij,kj->ik", v, A),
+        lambda v: np.linalg.norm(v),
+        lambda v: np.expand_dims(v, 1),
+        lambda v: np.dot(v, A.T),
+        lambda v: np.sum(a=v),
+        lambda v: np.argmax(v, axis=1),
+        lambda v: np.abs(v),
+        lambda v: np.zeros_like(v),
+    ):
         y, z = f(x), f(A)
         assert isinstance(y, knet.KnetArray) and y.shape == z.shape, z
         np.testing.assert_allclose(y.numpy(), z, rtol=1e-5)
@@ -555,8 +710,13 @@ def test_numpy_functions_are_differentiated():
 
 def test_numpy_functions_without_counterpart_are_named():
     x = knet.array(A)
-    for f, name in ((lambda: np.fft.fft(x), "fft"), (lambda: np.nextafter(x, x), "nextafter"), (lambda: np.add.at(x, 0, 1), "add.at"),
-                    (lambda: np.histogram(x), "histogram"), (lambda: np.subtract.reduce(x), "subtract.reduce")):
+    for f, name in (
+        (lambda: np.fft.fft(x), "fft"),
+        (lambda: np.nextafter(x, x), "nextafter"),
+        (lambda: np.add.at(x, 0, 1), "add.at"),
+        (lambda: np.histogram(x), "histogram"),
+        (lambda: np.subtract.reduce(x), "subtract.reduce"),
+    ):
         with pytest.raises(TypeError, match=name):
             f()
     a = A.copy()
@@ -568,6 +728,7 @@ def test_numpy_functions_without_counterpart_are_named():
 
 # ---- functions
 
+
 def test_calls_of_operations():
     x = knet.array(A)
     same(knet.sum(x, 0), A.sum(0))
@@ -577,9 +738,16 @@ def test_calls_of_operations():
     same(knet.argmax(x, keepdims=True), A.argmax(keepdims=True))
     same(knet.add([1.0, 2.0], x[0, :2]), np.array([2.5, 0.0], np.float32))
     assert knet.sin(0.5).dtype == "float64" and knet.add(1, 2).dtype == "int64"
-    for f, text in ((lambda: knet.sum(), "missing"), (lambda: knet.sum(x, axes=0), "axes"), (lambda: knet.sum(x, 0, axis=0), "twice"),
-                    (lambda: knet.sum(x, 0, False, 3), "too many"), (lambda: knet.sum(x, "a"), "axis"), (lambda: knet.sum(x, 1.0), "axis"),
-                    (lambda: knet.tanh("a"), "tanh"), (lambda: knet.tanh(None), "tanh")):
+    for f, text in (
+        (lambda: knet.sum(), "missing"),
+        (lambda: knet.sum(x, axes=0), "axes"),
+        (lambda: knet.sum(x, 0, axis=0), "twice"),
+        (lambda: knet.sum(x, 0, False, 3), "too many"),
+        (lambda: knet.sum(x, "a"), "axis"),
+        (lambda: knet.sum(x, 1.0), "axis"),
+        (lambda: knet.tanh("a"), "tanh"),
+        (lambda: knet.tanh(None), "tanh"),
+    ):
         with pytest.raises(TypeError, match=text):
             f()
     with pytest.raises(IndexError, match="axis 2"):
@@ -590,16 +758,25 @@ def test_calls_of_operations():
     assert knet.sum(x * 2, np.int64(1), keepdims=knet.array(1.0) > 0).shape == (2, 1)
     assert (x * 2)[: knet.array(1) + 0].shape == (1, 3)
     import inspect
+
     assert str(inspect.signature(knet.sum)) == "(x, axis=None, keepdims=False)"
     assert knet.sum.__name__ == "sum" and knet.sum.__doc__ and "sum" in repr(knet.sum)
 
 
 # ---- printing
 
+
 def test_printing():
-    assert repr(knet.array([[1.0, 2.0], [3.0, 4.0]])) == "KnetArray([[1., 2.], [3., 4.]], shape=(2, 2), dtype=float32, cpu)"
+    assert (
+        repr(knet.array([[1.0, 2.0], [3.0, 4.0]]))
+        == "KnetArray([[1., 2.], [3., 4.]], shape=(2, 2), dtype=float32, cpu)"
+    )
     assert str(knet.array([1, -2])) == "[ 1, -2]" and str(knet.array(1.5)) == "1.5" and str(knet.array([])) == "[]"
-    assert f"{knet.array(3.14159):.2f}" == "3.14" and f"{knet.array([2]):3d}" == "  2" and f"{knet.array([True])}" == "[True]"
+    assert (
+        f"{knet.array(3.14159):.2f}" == "3.14"
+        and f"{knet.array([2]):3d}" == "  2"
+        and f"{knet.array([True])}" == "[True]"
+    )
     assert repr(knet.array(7)) == "KnetArray(7, shape=(), dtype=int64, cpu)"
     with pytest.raises(TypeError):
         f"{knet.array([1, 2]):d}"
@@ -614,6 +791,10 @@ def test_printing():
 
 def test_no_numpy_at_import():
     import subprocess
-    code = ("import sys, knet; x = knet.array([[1.0, 2.0]]); s = repr(x @ x.T); x[0, 1:] = 3; x.sum().item(); x == [1.0, 2.0]; "
-            "assert 'numpy' not in sys.modules")
+
+    code = (
+        "import sys, knet; x = knet.array([[1.0, 2.0]]); s = repr(x @ x.T); x[0, 1:] = 3; x.sum().item(); "
+        "x == [1.0, 2.0]; "
+        "assert 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
 """x[key] and x[key] = v are NumPy's, for every kind of key and their mixtures; errors come at the line that indexes."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,19 +8,74 @@ from hypothesis import strategies as st
 import knet
 
 KEYS = [
-    0, -1, 2, slice(None), slice(1, 3), slice(None, None, -1), slice(3, None, -2), slice(10, 20), slice(-2, None), ..., None, (), True, False,
-    (0, 1), (0, 1, -1), (slice(None), 1), (slice(None), slice(1, 3)), (..., 0), (0, ..., -1), (None, 0), (0, None, 1), (None, ..., None),
-    (slice(None, None, 2), slice(None, None, -1), 1), (slice(2, 2), 1),
-    [0, 2], [-1, 0, 0], [], [[0, 1], [2, 3]], ([0, 2],), ([0, 1], [2, 0]), ([[0], [1]], [0, 2]),
-    (slice(None), [0, 2]), (slice(1, 3), [0, 2]), ([0, 1], slice(None), [0, 1]), ([0, 1], slice(1, 2), 1), (0, slice(None), [0, 1]),
-    (slice(None), 0, [0, 1]), (slice(None), [0, 1], 0), ([0, 1], None, [0, 1]), (None, [0, 1]), ([0, 1], None), (..., [0, 1]),
-    ([0, 1], ..., [1, 0]), (slice(None), [[0, 1], [1, 2]], slice(None, None, -1)), ([1], 0, [1]), ([], slice(None)),
-    (True, 0), (False, [0]), (0, True), (None, True, [0, 1]), (slice(None), True), ([0], False, slice(None)),
-    [True, False, True, True], (slice(None), [True, False, True]), ([True, False, False, True], slice(1, 2), [0, 1]),
-    np.int64(1), np.array(2), np.array([1, 3], np.uint8), (np.array([0, 1]), np.array([[2], [0]])), np.True_,
-    np.arange(12).reshape(4, 3) % 2 == 0, np.zeros((4, 3), bool), (np.arange(12).reshape(4, 3) % 2 == 0, 0),
-    (0, np.arange(6).reshape(3, 2) > 2), np.arange(24).reshape(4, 3, 2) % 5 == 0,
-    (np.arange(12).reshape(4, 3) % 2 == 0, None, slice(None)), (np.array([True, False, True, False]), ..., np.array([1, 0])),
+    0,
+    -1,
+    2,
+    slice(None),
+    slice(1, 3),
+    slice(None, None, -1),
+    slice(3, None, -2),
+    slice(10, 20),
+    slice(-2, None),
+    ...,
+    None,
+    (),
+    True,
+    False,
+    (0, 1),
+    (0, 1, -1),
+    (slice(None), 1),
+    (slice(None), slice(1, 3)),
+    (..., 0),
+    (0, ..., -1),
+    (None, 0),
+    (0, None, 1),
+    (None, ..., None),
+    (slice(None, None, 2), slice(None, None, -1), 1),
+    (slice(2, 2), 1),
+    [0, 2],
+    [-1, 0, 0],
+    [],
+    [[0, 1], [2, 3]],
+    ([0, 2],),
+    ([0, 1], [2, 0]),
+    ([[0], [1]], [0, 2]),
+    (slice(None), [0, 2]),
+    (slice(1, 3), [0, 2]),
+    ([0, 1], slice(None), [0, 1]),
+    ([0, 1], slice(1, 2), 1),
+    (0, slice(None), [0, 1]),
+    (slice(None), 0, [0, 1]),
+    (slice(None), [0, 1], 0),
+    ([0, 1], None, [0, 1]),
+    (None, [0, 1]),
+    ([0, 1], None),
+    (..., [0, 1]),
+    ([0, 1], ..., [1, 0]),
+    (slice(None), [[0, 1], [1, 2]], slice(None, None, -1)),
+    ([1], 0, [1]),
+    ([], slice(None)),
+    (True, 0),
+    (False, [0]),
+    (0, True),
+    (None, True, [0, 1]),
+    (slice(None), True),
+    ([0], False, slice(None)),
+    [True, False, True, True],
+    (slice(None), [True, False, True]),
+    ([True, False, False, True], slice(1, 2), [0, 1]),
+    np.int64(1),
+    np.array(2),
+    np.array([1, 3], np.uint8),
+    (np.array([0, 1]), np.array([[2], [0]])),
+    np.True_,
+    np.arange(12).reshape(4, 3) % 2 == 0,
+    np.zeros((4, 3), bool),
+    (np.arange(12).reshape(4, 3) % 2 == 0, 0),
+    (0, np.arange(6).reshape(3, 2) > 2),
+    np.arange(24).reshape(4, 3, 2) % 5 == 0,
+    (np.arange(12).reshape(4, 3) % 2 == 0, None, slice(None)),
+    (np.array([True, False, True, False]), ..., np.array([1, 0])),
 ]
 
 
@@ -40,8 +96,12 @@ def test_reading(key):
 
 @pytest.mark.parametrize("key", KEYS, ids=repr)
 def test_assigning(key):
-    for make in (lambda s: -1.5, lambda s: np.full((1,) + s, 7.0), lambda s: -np.arange(np.prod(s, dtype=int), dtype=np.float32).reshape(s),
-                 lambda s: np.float64(3)):
+    for make in (
+        lambda s: -1.5,
+        lambda s: np.full((1,) + s, 7.0),
+        lambda s: -np.arange(np.prod(s, dtype=int), dtype=np.float32).reshape(s),
+        lambda s: np.float64(3),
+    ):
         y = base()
         v = make(np.shape(y[key]))
         mask = isinstance(key, np.ndarray) and key.dtype == bool
@@ -87,8 +147,12 @@ def indexed(draw):
             end = st.one_of(st.none(), st.integers(-n - 1, n + 1))
             items.append(slice(draw(end), draw(end), draw(st.sampled_from([None, 1, 2, -1, -2, 3]))))
         elif kind == "array":
-            s = block[draw(st.integers(0, len(block))):]
-            items.append(np.array(draw(st.lists(st.integers(-n, n - 1), min_size=int(np.prod(s)), max_size=int(np.prod(s))))).reshape(s))
+            s = block[draw(st.integers(0, len(block))) :]
+            items.append(
+                np.array(
+                    draw(st.lists(st.integers(-n, n - 1), min_size=int(np.prod(s)), max_size=int(np.prod(s))))
+                ).reshape(s)
+            )
         elif kind == "mask":
             count = block[-1] if block else 1
             if count > n:
@@ -121,14 +185,40 @@ def test_mixtures(case, how):
             x[key]
         return
     same(x[key], np.asarray(part))
-    v = [9, -np.arange(part.size, dtype=np.float64).reshape(part.shape), np.ones((1,) + part.shape), np.full(part.shape[-1:], 2)][how]
+    v = [
+        9,
+        -np.arange(part.size, dtype=np.float64).reshape(part.shape),
+        np.ones((1,) + part.shape),
+        np.full(part.shape[-1:], 2),
+    ][how]
     x[key] = v
     y[key] = v if how != 2 else 1  # a leading dimension too many is not taken by NumPy for single elements and masks
     same(x, y)
 
 
-@pytest.mark.parametrize("key", [4, -5, (0, 3), (slice(None), -4), [0, 4], ([0], [3]), (0, 0, 0, 0), (..., ...), 1.0, "a", [0.5], [[True, False]],
-                                 np.ones(3, bool), ([0, 1], [0, 1, 2]), np.ones((4, 2), bool), (None, 4), np.array([1.0])], ids=repr)
+@pytest.mark.parametrize(
+    "key",
+    [
+        4,
+        -5,
+        (0, 3),
+        (slice(None), -4),
+        [0, 4],
+        ([0], [3]),
+        (0, 0, 0, 0),
+        (..., ...),
+        1.0,
+        "a",
+        [0.5],
+        [[True, False]],
+        np.ones(3, bool),
+        ([0, 1], [0, 1, 2]),
+        np.ones((4, 2), bool),
+        (None, 4),
+        np.array([1.0]),
+    ],
+    ids=repr,
+)
 def test_errors_at_the_line(key):
     x, y = knet.array(base()), base()
     with pytest.raises(IndexError):
@@ -206,8 +296,19 @@ def test_iteration_and_membership():
         del x[0]
 
 
-@pytest.mark.parametrize("key", [0, slice(None, None, -2), [0, 0, 2], (slice(1, 3), [0, 0]), ([0, 0], slice(None), [1, 1]),
-                                 np.arange(12).reshape(4, 3) % 2 == 0, (0, None, [1, 1])], ids=repr)
+@pytest.mark.parametrize(
+    "key",
+    [
+        0,
+        slice(None, None, -2),
+        [0, 0, 2],
+        (slice(1, 3), [0, 0]),
+        ([0, 0], slice(None), [1, 1]),
+        np.arange(12).reshape(4, 3) % 2 == 0,
+        (0, None, [1, 1]),
+    ],
+    ids=repr,
+)
 def test_gradients_add_up(key):
     y = base(np.float64)
     w = np.random.default_rng(0).normal(size=y[key].shape)
@@ -217,7 +318,9 @@ def test_gradients_add_up(key):
     np.testing.assert_allclose(g.numpy(), expected)
 
 
-@pytest.mark.parametrize("key", [0, slice(None, None, -2), [0, 2], (slice(1, 3), [0, 1]), np.arange(12).reshape(4, 3) % 2 == 0], ids=repr)
+@pytest.mark.parametrize(
+    "key", [0, slice(None, None, -2), [0, 2], (slice(1, 3), [0, 1]), np.arange(12).reshape(4, 3) % 2 == 0], ids=repr
+)
 def test_gradients_of_assignment(key):
     y = base(np.float64)
 
@@ -225,6 +328,7 @@ def test_gradients_of_assignment(key):
         z = x * 2
         z[key] = v
         return (z * z).sum()
+
     v = np.full(y[key].shape, 3.0)
     dx, dv = knet.grad(f, argnum=(0, 1))(knet.array(y), knet.array(v))
     expected = 8 * y

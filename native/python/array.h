@@ -19,9 +19,9 @@ void init_function(PyObject* module);
 
 inline bool is_array(PyObject* o) { return Py_TYPE(o) == ArrayType; }
 inline Handle& handle_of(PyObject* o) { return reinterpret_cast<ArrayObject*>(o)->handle; }
-ArrayObject* new_array();                 // an empty handle; throws PyError without memory
-PyObject* wrap(Trace&, uint32_t value);   // a new KnetArray of a value
-PyObject* share(PyObject* array);         // a new KnetArray of the same value
+ArrayObject* new_array();                // an empty handle; throws PyError without memory
+PyObject* wrap(Trace&, uint32_t value);  // a new KnetArray of a value
+PyObject* share(PyObject* array);        // a new KnetArray of the same value
 
 // ---- errors
 
@@ -75,13 +75,13 @@ class Ref {
 // ---- dtypes and devices (dtype.cpp)
 
 void init_dtypes(PyObject* module);
-PyObject* dtype_object(DType);         // borrowed: one object per type
+PyObject* dtype_object(DType);  // borrowed: one object per type
 // "float32", a knet dtype, a NumPy dtype or scalar type, Python's bool, int, float.
-DType parse_dtype(PyObject*);          // throws Error::Type
-bool find_dtype(PyObject*, DType&);    // false if it names no element type
-DeviceId parse_device(PyObject*);      // None is the CPU
+DType parse_dtype(PyObject*);                 // throws Error::Type
+bool find_dtype(PyObject*, DType&);           // false if it names no element type
+DeviceId parse_device(PyObject*);             // None is the CPU
 void check_supported(DType, const char* op);  // throws for types that have no kernels yet
-DType default_float();                 // what Python floats become in knet.array
+DType default_float();                        // what Python floats become in knet.array
 void set_default_float(DType);
 
 // ---- operands (convert.cpp)
@@ -102,13 +102,14 @@ enum class Operand : uint8_t {
 };
 Operand operand_kind(PyObject*);
 
-// The value of any operand. `like` is the dtype that the other operands have (null: they are numbers as well, or there are none).
-// `compare`: an integer that does not fit `like` stays as it is instead of raising OverflowError.
+// The value of any operand. `like` is the dtype that the other operands have (null: they are numbers as well, or there
+// are none). `compare`: an integer that does not fit `like` stays as it is instead of raising OverflowError.
 uint32_t value_of(Trace&, PyObject*, const DType* like = nullptr, bool compare = false);
 uint32_t value_of(Trace&, HostArray&&);
 uint32_t index_scalar(Trace&, int64_t);  // an I64 number: slice starts and the like
 
-// Copy of a buffer (NumPy array or scalar, memoryview, array.array); throws Error::Type if its elements are not of our types.
+// Copy of a buffer (NumPy array or scalar, memoryview, array.array); throws Error::Type if its elements are not of our
+// types.
 HostArray read_buffer(PyObject*, const char* op);
 // Copy of a nest of lists of Python numbers and NumPy arrays. `like` as above; strict: numbers keep to it or raise.
 HostArray read_list(PyObject*, const DType* like, bool as_index);
@@ -121,6 +122,10 @@ extern PyMethodDef kConvertMethods[], kConvertFunctions[];
 extern PyType_Slot kBufferSlots[];
 PyObject* array_from(PyObject* obj, PyObject* dtype, PyObject* device);  // knet.array
 
+// ---- operators (operators.cpp)
+extern PyType_Slot kOperatorSlots[];
+PyObject* equal(PyObject* a, PyObject* b);  // a == b elementwise, or NotImplemented
+
 // ---- indexing (index.cpp)
 PyObject* get_index(PyObject* x, PyObject* key);
 int set_index(PyObject* x, PyObject* key, PyObject* v);
@@ -129,8 +134,8 @@ PyObject* get_row(PyObject* x, Py_ssize_t i);  // x[i] for iteration
 // ---- operations used by several files
 uint32_t reshape(Trace&, uint32_t v, const Shape&);
 uint32_t broadcast_to(Trace&, uint32_t v, const Shape&);
-int64_t to_int(PyObject*);                        // __index__; throws PyError
-Shape to_shape(PyObject*, bool negative_one);     // an integer or a sequence of integers
-const Spec& realize(PyObject* array);             // makes it concrete
+int64_t to_int(PyObject*);                     // __index__; throws PyError
+Shape to_shape(PyObject*, bool negative_one);  // an integer or a sequence of integers
+const Spec& realize(PyObject* array);          // makes it concrete
 
 }  // namespace knet

@@ -1,5 +1,5 @@
-// The ways out of a KnetArray: numbers and lists, the buffer protocol, NumPy, pickling. Views that go out are read-only, cost
-// no copy, and pin the memory: the engine writes into a buffer only when nobody else can see it.
+// The ways out of a KnetArray: numbers and lists, the buffer protocol, NumPy, pickling. Views that go out are
+// read-only, cost no copy, and pin the memory: the engine writes into a buffer only when nobody else can see it.
 #include "python/array.h"
 
 #include <vector>
@@ -9,10 +9,10 @@ namespace knet {
 PyObject* element(const Handle& h, int64_t at) {
   const DType t = h.spec.dtype;
   const Scalar s = load(t, h.at.data() + size_t(at) * itemsize(t));
-  PyObject* o = is_float(t)           ? PyFloat_FromDouble(s.f)
-                : t == DType::Bool    ? PyBool_FromLong(s.i != 0)
-                : is_unsigned_int(t)  ? PyLong_FromUnsignedLongLong(s.u)
-                                      : PyLong_FromLongLong(s.i);
+  PyObject* o = is_float(t)          ? PyFloat_FromDouble(s.f)
+                : t == DType::Bool   ? PyBool_FromLong(s.i != 0)
+                : is_unsigned_int(t) ? PyLong_FromUnsignedLongLong(s.u)
+                                     : PyLong_FromLongLong(s.i);
   if (!o) throw PyError{};
   return o;
 }
@@ -22,7 +22,8 @@ namespace {
 // ---- the buffer protocol
 
 const char* format(DType t) {
-  static constexpr const char* formats[] = {"?", "b", "h", "i", "q", "B", "H", "I", "Q", "e", "H", "f", "d", "Zf", "Zd"};
+  static constexpr const char* formats[] = {"?", "b", "h", "i", "q", "B",  "H", "I",
+                                            "Q", "e", "H", "f", "d", "Zf", "Zd"};
   return formats[int(t)];
 }
 
@@ -36,7 +37,8 @@ int fill_view(PyObject* self, Py_buffer* view, int flags) {
   const Spec& s = realize(self);
   const Handle& h = handle_of(self);
   if (flags & PyBUF_WRITABLE) {
-    PyErr_SetString(PyExc_BufferError, "[buffer] an array is an immutable value: its memory cannot be written. Use x.numpy().");
+    PyErr_SetString(PyExc_BufferError,
+                    "[buffer] an array is an immutable value: its memory cannot be written. Use x.numpy().");
     throw PyError{};
   }
   if (!(s.device == DeviceId{}))
@@ -63,7 +65,8 @@ int fill_view(PyObject* self, Py_buffer* view, int flags) {
   return 0;
 }
 
-// read_only_view() lets printing and reading on purpose see values that depend on a parameter; holding the interpreter lock.
+// read_only_view() lets printing and reading on purpose see values that depend on a parameter; holding the interpreter
+// lock.
 bool on_purpose = false;
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) noexcept {
@@ -135,7 +138,8 @@ PyObject* array_protocol(PyObject* x, PyObject* args, PyObject* kw) noexcept {
   return guarded([&]() -> PyObject* {
     static const char* names[] = {"dtype", "copy", nullptr};
     PyObject *dtype = Py_None, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "|OO:__array__", const_cast<char**>(names), &dtype, &copy)) throw PyError{};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "|OO:__array__", const_cast<char**>(names), &dtype, &copy))
+      throw PyError{};
     refuse_tracked(handle_of(x), "numpy.asarray");
     DType t = handle_of(x).spec.dtype;
     const bool same = dtype == Py_None || (find_dtype(dtype, t) && t == handle_of(x).spec.dtype);
@@ -178,7 +182,8 @@ PyObject* rebuild(PyObject*, PyObject* args) noexcept {
     int64_t bytes = int64_t(itemsize(s.dtype));
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(shape); ++i) {
       const int64_t d = to_int(PyTuple_GET_ITEM(shape, i));
-      if (d < 0 || __builtin_mul_overflow(bytes, d, &bytes)) throw Error(Error::Value, "[pickle] damaged: an impossible shape.");
+      if (d < 0 || __builtin_mul_overflow(bytes, d, &bytes))
+        throw Error(Error::Value, "[pickle] damaged: an impossible shape.");
       s.shape.push(d);
     }
     Py_buffer b;
@@ -188,7 +193,8 @@ PyObject* rebuild(PyObject*, PyObject* args) noexcept {
       ~Release() { PyBuffer_Release(b); }
     } release{&b};
     if (b.len != bytes)
-      throw Error(Error::Value, "[pickle] damaged: " + std::to_string(b.len) + " bytes for " + name(s.dtype) + str(s.shape) + ".");
+      throw Error(Error::Value,
+                  "[pickle] damaged: " + std::to_string(b.len) + " bytes for " + name(s.dtype) + str(s.shape) + ".");
     Located at;
     at.buffer = allocate(DeviceId{}, size_t(bytes));
     std::memcpy(at.data(), b.buf, size_t(bytes));
@@ -206,9 +212,11 @@ PyObject* make_array(PyObject*, PyObject* args, PyObject* kw) noexcept {
   return guarded([&] {
     static const char* names[] = {"object", "dtype", "device", "copy", nullptr};
     PyObject *o, *dtype = Py_None, *device = Py_None, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|OOO:array", const_cast<char**>(names), &o, &dtype, &device, &copy)) throw PyError{};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|OOO:array", const_cast<char**>(names), &o, &dtype, &device, &copy))
+      throw PyError{};
     if (copy == Py_False && !is_array(o))
-      throw Error(Error::Value, "[array] what Python can change is always copied. Leave out copy=False, or use knet.from_dlpack.");
+      throw Error(Error::Value,
+                  "[array] what Python can change is always copied. Leave out copy=False, or use knet.from_dlpack.");
     return array_from(o, dtype, device);
   });
 }
@@ -225,7 +233,8 @@ PyObject* dtypes(PyObject*, PyObject*) noexcept {
     Ref all(PyDict_New());
     for (int i = 0; i < kDTypes; ++i)  // `bool` stays Python's own
       if (PyDict_SetItemString(all, i ? name(DType(i)) : "bool_", dtype_object(DType(i))) < 0) throw PyError{};
-    if (PyDict_SetItemString(all, "dtype", reinterpret_cast<PyObject*>(Py_TYPE(dtype_object(DType::F32)))) < 0) throw PyError{};
+    if (PyDict_SetItemString(all, "dtype", reinterpret_cast<PyObject*>(Py_TYPE(dtype_object(DType::F32)))) < 0)
+      throw PyError{};
     return all.release();
   });
 }
@@ -250,11 +259,14 @@ PyObject* from_dlpack(PyObject*, PyObject*, PyObject*) noexcept;
 
 PyMethodDef kConvertMethods[] = {
     {"tolist", tolist, METH_NOARGS, "The elements as Python numbers in nested lists."},
-    {"numpy", to_numpy, METH_NOARGS, "A NumPy array of the same elements, with memory of its own. numpy.asarray(x) is read-only and copies nothing."},
+    {"numpy", to_numpy, METH_NOARGS,
+     "A NumPy array of the same elements, with memory of its own. numpy.asarray(x) is read-only and copies nothing."},
     {"_memory", memory, METH_NOARGS, "A read-only memoryview, of values that depend on a parameter too."},
-    {"__array__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(array_protocol)), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"__array__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(array_protocol)), METH_VARARGS | METH_KEYWORDS,
+     nullptr},
     {"__reduce_ex__", reduce, METH_O, nullptr},
-    {"__dlpack__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(to_dlpack)), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"__dlpack__", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(to_dlpack)), METH_VARARGS | METH_KEYWORDS,
+     nullptr},
     {"__dlpack_device__", dlpack_device, METH_NOARGS, nullptr},
     {}};
 
@@ -268,10 +280,13 @@ PyMethodDef kConvertFunctions[] = {
     {"from_dlpack", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(from_dlpack)), METH_VARARGS | METH_KEYWORDS,
      "from_dlpack(object, *, copy=None)\n--\n\n"
      "A KnetArray of another library's array, without a copy where its memory is contiguous and aligned.\n\n"
-     "The memory must not be written while it is shared. Raises TypeError for other element types, BufferError for other devices.\n\n"
+     "The memory must not be written while it is shared. Raises TypeError for other element types, BufferError for "
+     "other devices.\n\n"
      ">>> knet.from_dlpack(np.ones(3, np.float32)).shape\n(3,)\n"},
-    {"set_default_dtype", set_default_dtype, METH_O, "set_default_dtype(dtype)\n--\n\nWhat Python floats become in knet.array: float32 or float64."},
-    {"default_dtype", get_default_dtype, METH_NOARGS, "default_dtype()\n--\n\nWhat Python floats become in knet.array."},
+    {"set_default_dtype", set_default_dtype, METH_O,
+     "set_default_dtype(dtype)\n--\n\nWhat Python floats become in knet.array: float32 or float64."},
+    {"default_dtype", get_default_dtype, METH_NOARGS,
+     "default_dtype()\n--\n\nWhat Python floats become in knet.array."},
     {"dtypes", dtypes, METH_NOARGS, "dtypes()\n--\n\nThe element types by their public names."},
     {"_rebuild", rebuild, METH_VARARGS, nullptr},
     {}};

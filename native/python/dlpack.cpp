@@ -1,5 +1,6 @@
-// DLPack, both ways, versions 0 and 1. What goes out is read-only: version 1 can say so, version 0 cannot and gets a copy.
-// What comes in is borrowed where it lies as we need it: contiguous, aligned to its elements, on a device that we have.
+// DLPack, both ways, versions 0 and 1. What goes out is read-only: version 1 can say so, version 0 cannot and gets a
+// copy. What comes in is borrowed where it lies as we need it: contiguous, aligned to its elements, on a device that we
+// have.
 #include "python/array.h"
 
 namespace knet {
@@ -41,12 +42,12 @@ constexpr const char* kName[] = {"dltensor", "dltensor_versioned"};
 constexpr const char* kUsed[] = {"used_dltensor", "used_dltensor_versioned"};
 
 DLDataType encode(DType t) {
-  const uint8_t code = t == DType::Bool      ? 6
-                       : is_signed_int(t)    ? 0
-                       : is_unsigned_int(t)  ? 1
-                       : t == DType::BF16    ? 4
-                       : is_float(t)         ? 2
-                                             : 5;
+  const uint8_t code = t == DType::Bool     ? 6
+                       : is_signed_int(t)   ? 0
+                       : is_unsigned_int(t) ? 1
+                       : t == DType::BF16   ? 4
+                       : is_float(t)        ? 2
+                                            : 5;
   return {code, uint8_t(itemsize(t) * 8), 1};
 }
 
@@ -143,7 +144,8 @@ void copy_in(char*& to, const char* from, const DLTensor& t, int axis, size_t si
     to += size;
     return;
   }
-  for (int64_t i = 0; i < t.shape[axis]; ++i) copy_in(to, from + i * t.strides[axis] * int64_t(size), t, axis + 1, size);
+  for (int64_t i = 0; i < t.shape[axis]; ++i)
+    copy_in(to, from + i * t.strides[axis] * int64_t(size), t, axis + 1, size);
 }
 
 template <class Managed>
@@ -152,7 +154,8 @@ PyObject* take_in(PyObject* capsule, PyObject* copy) {
   auto* m = static_cast<Managed*>(PyCapsule_GetPointer(capsule, kName[versioned]));
   if (!m) throw PyError{};
   if constexpr (versioned)
-    if (m->major != 1) throw Error(Error::Value, "[from_dlpack] version " + std::to_string(m->major) + " of DLPack is not known.");
+    if (m->major != 1)
+      throw Error(Error::Value, "[from_dlpack] version " + std::to_string(m->major) + " of DLPack is not known.");
   const DLTensor& t = m->tensor;
   if (t.device.type != 1 && t.device.type != 3) {
     PyErr_SetString(PyExc_BufferError, "[from_dlpack] the array is not in host memory. Move it to the CPU first.");
@@ -160,8 +163,8 @@ PyObject* take_in(PyObject* capsule, PyObject* copy) {
   }
   Spec s;
   if (!decode(t.dtype, s.dtype))
-    throw Error(Error::Type, "[from_dlpack] elements of code " + std::to_string(t.dtype.code) + " and " + std::to_string(t.dtype.bits) +
-                                 " bits are not known. Convert them to float32.");
+    throw Error(Error::Type, "[from_dlpack] elements of code " + std::to_string(t.dtype.code) + " and " +
+                                 std::to_string(t.dtype.bits) + " bits are not known. Convert them to float32.");
   check_supported(s.dtype, "from_dlpack");
   for (int i = 0; i < t.ndim; ++i) s.shape.push(t.shape[i]);
   const char* data = static_cast<const char*>(t.data) + t.byte_offset;
@@ -184,7 +187,8 @@ PyObject* take_in(PyObject* capsule, PyObject* copy) {
     at.buffer = BufferRef(b);
     borrowed = true;
   } else if (copy == Py_False) {
-    throw Error(Error::Value, "[from_dlpack] the memory of " + str(s.shape) + " is not contiguous and aligned: it must be copied. Leave out copy=False.");
+    throw Error(Error::Value, "[from_dlpack] the memory of " + str(s.shape) +
+                                  " is not contiguous and aligned: it must be copied. Leave out copy=False.");
   } else if (contiguous) {
     at = copied(s, data);
   } else {
@@ -205,7 +209,8 @@ PyObject* to_dlpack(PyObject* x, PyObject* args, PyObject* kw) noexcept {
   return guarded([&]() -> PyObject* {
     static const char* names[] = {"stream", "max_version", "dl_device", "copy", nullptr};
     PyObject *stream = Py_None, *version = Py_None, *device = Py_None, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "|$OOOO:__dlpack__", const_cast<char**>(names), &stream, &version, &device, &copy))
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "|$OOOO:__dlpack__", const_cast<char**>(names), &stream, &version,
+                                     &device, &copy))
       throw PyError{};
     refuse_tracked(handle_of(x), "dlpack");
     auto refuse = [](const char* why) {
@@ -228,7 +233,8 @@ PyObject* to_dlpack(PyObject* x, PyObject* args, PyObject* kw) noexcept {
     const Handle& h = handle_of(x);
     if (!versioned) {
       // Version 0 has no word for read-only.
-      if (copy == Py_False) refuse("[dlpack] arrays are immutable, which version 0 cannot express. Ask for max_version=(1, 0) or a copy.");
+      if (copy == Py_False)
+        refuse("[dlpack] arrays are immutable, which version 0 cannot express. Ask for max_version=(1, 0) or a copy.");
       return put_out<DLManagedTensor>(s, copied(s, h.at.data()), 0);
     }
     if (copy == Py_True) return put_out<DLManagedTensorVersioned>(s, copied(s, h.at.data()), 2);
@@ -245,7 +251,8 @@ PyObject* from_dlpack(PyObject*, PyObject* args, PyObject* kw) noexcept {
   return guarded([&]() -> PyObject* {
     static const char* names[] = {"object", "copy", nullptr};
     PyObject *o, *copy = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$O:from_dlpack", const_cast<char**>(names), &o, &copy)) throw PyError{};
+    if (!PyArg_ParseTupleAndKeywords(args, kw, "O|$O:from_dlpack", const_cast<char**>(names), &o, &copy))
+      throw PyError{};
     if (is_array(o)) return share(o);
     Ref capsule;
     if (PyCapsule_CheckExact(o)) {

@@ -1,5 +1,5 @@
-// Element types and devices as Python sees them. `knet.float32` equals "float32", numpy.float32 and numpy.dtype("float32"),
-// without NumPy being imported.
+// Element types and devices as Python sees them. `knet.float32` equals "float32", numpy.float32 and
+// numpy.dtype("float32"), without NumPy being imported.
 #include "python/array.h"
 
 #include "device.h"
@@ -44,7 +44,12 @@ PyObject* get_itemsize(PyObject* self, void*) { return PyLong_FromSize_t(itemsiz
 // NumPy's one-letter kind: "b", "i", "u", "f", "c" ("V" for bfloat16, which NumPy does not have).
 PyObject* get_kind(PyObject* self, void*) {
   const DType t = of(self);
-  const char* k = t == DType::Bool ? "b" : is_signed_int(t) ? "i" : is_unsigned_int(t) ? "u" : t == DType::BF16 ? "V" : is_float(t) ? "f" : "c";
+  const char* k = t == DType::Bool     ? "b"
+                  : is_signed_int(t)   ? "i"
+                  : is_unsigned_int(t) ? "u"
+                  : t == DType::BF16   ? "V"
+                  : is_float(t)        ? "f"
+                                       : "c";
   return PyUnicode_FromString(k);
 }
 // The NumPy dtype: how numpy.dtype(knet.float32) finds it.
@@ -54,13 +59,12 @@ PyObject* get_numpy(PyObject* self, void*) noexcept {
     return PyObject_CallMethod(numpy, "dtype", "s", name(of(self)));
   });
 }
-PyGetSetDef dtype_getset[] = {
-    {"name", get_name, nullptr, "NumPy's name of the type.", nullptr},
-    {"itemsize", get_itemsize, nullptr, "Bytes of one element.", nullptr},
-    {"kind", get_kind, nullptr, "NumPy's letter: b, i, u, f or c.", nullptr},
-    {"dtype", get_numpy, nullptr, "The NumPy dtype.", nullptr},
-    {"__numpy_dtype__", get_numpy, nullptr, "The NumPy dtype.", nullptr},
-    {}};
+PyGetSetDef dtype_getset[] = {{"name", get_name, nullptr, "NumPy's name of the type.", nullptr},
+                              {"itemsize", get_itemsize, nullptr, "Bytes of one element.", nullptr},
+                              {"kind", get_kind, nullptr, "NumPy's letter: b, i, u, f or c.", nullptr},
+                              {"dtype", get_numpy, nullptr, "The NumPy dtype.", nullptr},
+                              {"__numpy_dtype__", get_numpy, nullptr, "The NumPy dtype.", nullptr},
+                              {}};
 
 PyObject* dtype_new(PyTypeObject*, PyObject* args, PyObject*) noexcept {
   return guarded([&] {
@@ -84,17 +88,19 @@ PyObject* dtype_reduce(PyObject* self, PyObject*) {
 }
 PyMethodDef dtype_methods[] = {{"__reduce__", dtype_reduce, METH_NOARGS, nullptr}, {}};
 
-PyType_Slot dtype_slots[] = {{Py_tp_str, reinterpret_cast<void*>(dtype_str)},
-                             {Py_tp_repr, reinterpret_cast<void*>(dtype_repr)},
-                             {Py_tp_hash, reinterpret_cast<void*>(dtype_hash)},
-                             {Py_tp_richcompare, reinterpret_cast<void*>(dtype_compare)},
-                             {Py_tp_getset, dtype_getset},
-                             {Py_tp_methods, dtype_methods},
-                             {Py_tp_new, reinterpret_cast<void*>(dtype_new)},
-                             {Py_tp_call, reinterpret_cast<void*>(dtype_call)},
-                             {Py_tp_doc, const_cast<char*>("An element type: knet.dtype(\"float32\"), or knet.float32.")},
-                             {}};
-PyType_Spec dtype_spec = {"knet.dtype", sizeof(DTypeObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, dtype_slots};
+PyType_Slot dtype_slots[] = {
+    {Py_tp_str, reinterpret_cast<void*>(dtype_str)},
+    {Py_tp_repr, reinterpret_cast<void*>(dtype_repr)},
+    {Py_tp_hash, reinterpret_cast<void*>(dtype_hash)},
+    {Py_tp_richcompare, reinterpret_cast<void*>(dtype_compare)},
+    {Py_tp_getset, dtype_getset},
+    {Py_tp_methods, dtype_methods},
+    {Py_tp_new, reinterpret_cast<void*>(dtype_new)},
+    {Py_tp_call, reinterpret_cast<void*>(dtype_call)},
+    {Py_tp_doc, const_cast<char*>("An element type: knet.dtype(\"float32\"), or knet.float32.")},
+    {}};
+PyType_Spec dtype_spec = {"knet.dtype", sizeof(DTypeObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+                          dtype_slots};
 
 bool by_name(const char* s, DType& out) {
   if (!std::strcmp(s, "bool_")) s = "bool";
@@ -149,8 +155,9 @@ DType parse_dtype(PyObject* o) {
   if (find_dtype(o, t)) return t;
   Ref text(PyObject_Repr(o));
   const char* s = PyUnicode_AsUTF8(text);
-  throw Error(Error::Type, std::string("[dtype] ") + (s ? s : "this") +
-                               " is not an element type. Use one of bool, int8 to int64, uint8 to uint64, float32, float64.");
+  throw Error(Error::Type,
+              std::string("[dtype] ") + (s ? s : "this") +
+                  " is not an element type. Use one of bool, int8 to int64, uint8 to uint64, float32, float64.");
 }
 
 DeviceId parse_device(PyObject* o) {
@@ -185,7 +192,8 @@ void check_supported(DType t, const char* op) {
 DType default_float() { return float_default; }
 void set_default_float(DType t) {
   if (t != DType::F32 && t != DType::F64)
-    throw Error(Error::Value, std::string("[set_default_dtype] Python floats cannot become ") + name(t) + ". Use float32 or float64.");
+    throw Error(Error::Value, std::string("[set_default_dtype] Python floats cannot become ") + name(t) +
+                                  ". Use float32 or float64.");
   float_default = t;
 }
 

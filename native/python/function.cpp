@@ -1,5 +1,6 @@
-// OpFunction: the recording function of one operation, made from its entry. Reads the arguments of a call by the entry's
-// signature (inputs, then attributes), converts and promotes the inputs, encodes the attributes as words, appends to the trace.
+// OpFunction: the recording function of one operation, made from its entry. Reads the arguments of a call by the
+// entry's signature (inputs, then attributes), converts and promotes the inputs, encodes the attributes as words,
+// appends to the trace.
 #include "python/array.h"
 
 #include <structmember.h>
@@ -24,15 +25,15 @@ enum class Role : uint8_t {
 };
 
 struct Input {
-  PyObject* name;          // interned
-  PyObject* value;         // its default number, or null
+  PyObject* name;   // interned
+  PyObject* value;  // its default number, or null
   Role role;
 };
 
 struct Attribute {
   PyObject* name;
   AttrKind kind;
-  PyObject* value;         // its default, or null: required
+  PyObject* value;  // its default, or null: required
 };
 
 struct Entry {
@@ -40,8 +41,8 @@ struct Entry {
   const OpInfo* about;
   std::vector<Input> inputs;
   std::vector<Attribute> attrs;
-  bool variadic = false;   // the last input may occur any number of times
-  bool one_type = false;   // data inputs are promoted to a common type
+  bool variadic = false;  // the last input may occur any number of times
+  bool one_type = false;  // data inputs are promoted to a common type
   PyObject *name, *doc;
   int dtype_at = -1, axis_at = -1, keepdims_at = -1;
 
@@ -101,8 +102,8 @@ std::string parameters(const Entry& e) {
 [[noreturn, gnu::cold]] void wrong_attr(const Entry& e, const Attribute& a, PyObject* o, const char* wants) {
   PyErr_Clear();
   Ref r(PyObject_Repr(o));
-  throw Error(Error::Type, std::string("[") + e.about->name + "] " + text(a.name) + " must be " + wants + ", not " + text(r).substr(0, 80) +
-                               ". It takes (" + parameters(e) + ").");
+  throw Error(Error::Type, std::string("[") + e.about->name + "] " + text(a.name) + " must be " + wants + ", not " +
+                               text(r).substr(0, 80) + ". It takes (" + parameters(e) + ").");
 }
 
 int64_t integer(const Entry& e, const Attribute& a, PyObject* o, const char* wants) {
@@ -114,9 +115,11 @@ int64_t integer(const Entry& e, const Attribute& a, PyObject* o, const char* wan
 int64_t normal_axis(const Entry& e, const Attribute& a, PyObject* o, const Shape& s) {
   const int64_t axis = integer(e, a, o, "an integer");
   if (axis < -s.rank || axis >= s.rank)
-    throw Error(Error::Index, std::string("[") + e.about->name + "] axis " + std::to_string(axis) + " is out of range for an array of shape " +
-                                  str(s) + ". Use " + (s.rank ? "-" + std::to_string(s.rank) + " to " + std::to_string(s.rank - 1)
-                                                              : std::string("axis=None")) + ".");
+    throw Error(Error::Index, std::string("[") + e.about->name + "] axis " + std::to_string(axis) +
+                                  " is out of range for an array of shape " + str(s) + ". Use " +
+                                  (s.rank ? "-" + std::to_string(s.rank) + " to " + std::to_string(s.rank - 1)
+                                          : std::string("axis=None")) +
+                                  ".");
   return axis < 0 ? axis + s.rank : axis;
 }
 
@@ -124,7 +127,8 @@ struct Words {
   int64_t few[3 * kMaxRank + 16];
   size_t n = 0;
   void push(const Entry& e, int64_t w) {
-    if (n == std::size(few)) throw Error(Error::Value, std::string("[") + e.about->name + "] too many numbers in its attributes.");
+    if (n == std::size(few))
+      throw Error(Error::Value, std::string("[") + e.about->name + "] too many numbers in its attributes.");
     few[n++] = w;
   }
 };
@@ -163,7 +167,9 @@ void encode(const Entry& e, const Attribute& a, PyObject* o, const Shape& first,
       } else {
         auto add = [&](PyObject* axis) {
           const int64_t i = normal_axis(e, a, axis, first);
-          if (on[i]) throw Error(Error::Value, std::string("[") + e.about->name + "] axis " + std::to_string(i) + " is named twice.");
+          if (on[i])
+            throw Error(Error::Value,
+                        std::string("[") + e.about->name + "] axis " + std::to_string(i) + " is named twice.");
           on[i] = true;
           ++n;
         };
@@ -196,7 +202,8 @@ struct Values {
   size_t n = 0;
 };
 
-void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Values& out, DType element, bool has_element) {
+void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Values& out, DType element,
+             bool has_element) {
   if (n > std::size(out.few)) {
     out.many.resize(n);
     out.v = out.many.data();
@@ -238,8 +245,13 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
         case Role::Index: like = PyFloat_Check(o) ? nullptr : &kIndex; break;
         case Role::Seed: like = &kSeed; break;
         case Role::Element: like = has_element ? &element : nullptr; break;
-        case Role::Into: into = t.spec(out.v[0]).dtype; like = &into; break;
-        case Role::Data: if (where && i == 0 && PyBool_Check(o)) like = &kTest; break;
+        case Role::Into:
+          into = t.spec(out.v[0]).dtype;
+          like = &into;
+          break;
+        case Role::Data:
+          if (where && i == 0 && PyBool_Check(o)) like = &kTest;
+          break;
       }
       out.v[i] = value_of(t, o, where && i == 0 && !PyBool_Check(o) ? nullptr : like, compare);
     }
@@ -258,32 +270,42 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
         first = weak_only = false;
       }
     }
-    if (weak_only) d = w;
-    else if (is_float(w) && !is_float(d)) d = DType::F64;
-    else if (is_int(w) && d == DType::Bool) d = DType::I64;
+    if (weak_only)
+      d = w;
+    else if (is_float(w) && !is_float(d))
+      d = DType::F64;
+    else if (is_int(w) && d == DType::Bool)
+      d = DType::I64;
     for (size_t i = 0; i < n; ++i)
       if (e.inputs[std::min(i, e.inputs.size() - 1)].role == Role::Data) out.v[i] = t.cast(out.v[i], d);
   }
   for (size_t i = 0; i < n; ++i) {
     const Spec& s = t.spec(out.v[i]);
     switch (e.inputs[std::min(i, e.inputs.size() - 1)].role) {
-      case Role::Index: if (is_int(s.dtype)) out.v[i] = t.cast(out.v[i], DType::I64); break;
-      case Role::Seed: if (is_int(s.dtype)) out.v[i] = t.cast(out.v[i], DType::U64); break;
+      case Role::Index:
+        if (is_int(s.dtype)) out.v[i] = t.cast(out.v[i], DType::I64);
+        break;
+      case Role::Seed:
+        if (is_int(s.dtype)) out.v[i] = t.cast(out.v[i], DType::U64);
+        break;
       case Role::Into: out.v[i] = t.cast(out.v[i], t.spec(out.v[0]).dtype); break;
-      case Role::Element: if (has_element) out.v[i] = t.cast(out.v[i], element); break;
+      case Role::Element:
+        if (has_element) out.v[i] = t.cast(out.v[i], element);
+        break;
       case Role::Data: break;
     }
   }
 }
 
-// What would run Python code, or compute something, while it is converted: done before anything is recorded, since a run voids
-// the numbers of values. Replaced arguments live in `kept`.
+// What would run Python code, or compute something, while it is converted: done before anything is recorded, since a
+// run voids the numbers of values. Replaced arguments live in `kept`.
 void settle(const Entry& e, PyObject** objects, size_t n, PyObject** attrs, std::vector<Ref>& kept) {
   for (size_t i = 0; i < n; ++i) {
     PyObject* o = objects[i];
     if (operand_kind(o) != Operand::None) continue;
     if (!PyObject_HasAttrString(o, "__dlpack__") && !PyObject_HasAttrString(o, "__array__"))
-      wrong_call(e, text(e.inputs[std::min(i, e.inputs.size() - 1)].name) + " must be an array or a number, not a " + Py_TYPE(o)->tp_name);
+      wrong_call(e, text(e.inputs[std::min(i, e.inputs.size() - 1)].name) + " must be an array or a number, not a " +
+                        Py_TYPE(o)->tp_name);
     kept.emplace_back(array_from(o, Py_None, Py_None));
     objects[i] = kept.back();
   }
@@ -297,7 +319,8 @@ void settle(const Entry& e, PyObject** objects, size_t n, PyObject** attrs, std:
       o = b ? Py_True : Py_False;
     } else if (is_sequence(o)) {
       bool plain = true;
-      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k) plain &= PyLong_Check(PySequence_Fast_GET_ITEM(o, k));
+      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k)
+        plain &= PyLong_Check(PySequence_Fast_GET_ITEM(o, k));
       if (plain) continue;
       const Py_ssize_t count = PySequence_Fast_GET_SIZE(o);
       Ref tuple(PyTuple_New(count));
@@ -340,7 +363,8 @@ PyObject* record(const Entry& e, PyObject* const* objects, size_t n, PyObject* c
   DType element = DType::F32;
   const bool has_element = e.dtype_at >= 0 && attrs[e.dtype_at] != Py_None;
   if (has_element) element = parse_dtype(attrs[e.dtype_at]);
-  if (!n && !e.inputs.empty()) throw Error(Error::Value, std::string("[") + e.about->name + "] needs at least one array.");
+  if (!n && !e.inputs.empty())
+    throw Error(Error::Value, std::string("[") + e.about->name + "] needs at least one array.");
   Values in;
   convert(t, e, objects, n, in, element, has_element);
 
@@ -388,7 +412,8 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* n
     size_t taken = std::min(n, fixed);
     std::copy(args, args + taken, slots);
     if (e.variadic) {
-      // concatenate([a, b], 0): a sequence of arrays, then attributes. Only where nothing comes before: x[[0, 1]] is one index.
+      // concatenate([a, b], 0): a sequence of arrays, then attributes. Only where nothing comes before: x[[0, 1]] is
+      // one index.
       if (fixed == 0 && n > 0 && is_sequence(args[0])) {
         rest = PySequence_Fast_ITEMS(args[0]);
         n_rest = size_t(PySequence_Fast_GET_SIZE(args[0]));
@@ -422,9 +447,11 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* n
       slots[at] = value;
     }
     for (size_t i = 0; i < fixed; ++i)
-      if (!slots[i] && !(slots[i] = e.inputs[i].value)) wrong_call(e, "the argument " + text(e.inputs[i].name) + " is missing");
+      if (!slots[i] && !(slots[i] = e.inputs[i].value))
+        wrong_call(e, "the argument " + text(e.inputs[i].name) + " is missing");
     for (size_t i = 0; i < n_attrs; ++i)
-      if (!slots[fixed + i] && !(slots[fixed + i] = e.attrs[i].value)) wrong_call(e, "the argument " + text(e.attrs[i].name) + " is missing");
+      if (!slots[fixed + i] && !(slots[fixed + i] = e.attrs[i].value))
+        wrong_call(e, "the argument " + text(e.attrs[i].name) + " is missing");
     if (!n_rest) return record(e, slots, fixed, slots + fixed);
     std::vector<PyObject*> all(slots, slots + fixed);
     all.insert(all.end(), rest, rest + n_rest);
@@ -461,7 +488,8 @@ PyTypeObject* function_type;
 PyObject* function_new(PyTypeObject*, PyObject* args, PyObject*) noexcept {
   return guarded([&] {
     PyObject *name, *inputs, *defaults, *attrs, *doc;
-    if (!PyArg_ParseTuple(args, "UO!O!O!O:OpFunction", &name, &PyTuple_Type, &inputs, &PyDict_Type, &defaults, &PyTuple_Type, &attrs, &doc))
+    if (!PyArg_ParseTuple(args, "UO!O!O!O:OpFunction", &name, &PyTuple_Type, &inputs, &PyDict_Type, &defaults,
+                          &PyTuple_Type, &attrs, &doc))
       throw PyError{};
     auto e = std::make_unique<Entry>();
     e->op = op_by_name(text(name));
@@ -549,7 +577,8 @@ PyType_Slot function_slots[] = {{Py_tp_new, reinterpret_cast<void*>(function_new
                                 {Py_tp_members, function_members},
                                 {}};
 PyType_Spec function_spec = {"knet._core.OpFunction", sizeof(FunctionObject), 0,
-                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE, function_slots};
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_IMMUTABLETYPE,
+                             function_slots};
 
 }  // namespace
 

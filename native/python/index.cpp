@@ -1,6 +1,7 @@
-// x[key] and x[key] = v with NumPy's semantics. A key is read first (nothing is recorded, masks may be computed), then recorded
-// as at most: slice (integers and slices; starts are data), reshape (integers drop their axis), gather (index arrays),
-// reshape (None). Assigning goes the same way back: the part with the new values in it, written into the whole.
+// x[key] and x[key] = v with NumPy's semantics. A key is read first (nothing is recorded, masks may be computed), then
+// recorded as at most: slice (integers and slices; starts are data), reshape (integers drop their axis), gather (index
+// arrays), reshape (None). Assigning goes the same way back: the part with the new values in it, written into the
+// whole.
 #include "python/array.h"
 
 #include <algorithm>
@@ -22,19 +23,19 @@ struct Item {
     Flag,   // True or False: a new axis of extent 1 or 0, an index array for no axis
     Mask,   // a mask over `spans` axes; becomes that many Arrays
   } what;
-  PyObject* key;            // borrowed from the user's key
-  ArrayObject* array;       // Array: owned by the Key
+  PyObject* key;       // borrowed from the user's key
+  ArrayObject* array;  // Array: owned by the Key
   int64_t start, length, step;
-  int spans;                // axes that it takes
+  int spans;  // axes that it takes
   int axis;
 };
 
 struct Key {
   Item items[kMaxItems];
   int n = 0;
-  bool advanced = false;    // there is an Array or a Flag: integers count as index arrays when positions are compared
+  bool advanced = false;  // there is an Array or a Flag: integers count as index arrays when positions are compared
   bool sliced = false;
-  std::vector<Ref> owned;   // index arrays made here
+  std::vector<Ref> owned;  // index arrays made here
 
   Item& add(Item::What what, PyObject* key, int spans) {
     if (n == kMaxItems) throw Error(Error::Index, "[index] too many indices.");
@@ -44,13 +45,16 @@ struct Key {
 };
 
 [[noreturn]] void bad_key(PyObject* k) {
-  throw Error(Error::Index, std::string("[index] only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are "
-                                        "valid indices, not ") + Py_TYPE(k)->tp_name + ".");
+  throw Error(
+      Error::Index,
+      std::string("[index] only integers, slices (`:`), ellipsis (`...`), None and integer or boolean arrays are "
+                  "valid indices, not ") +
+          Py_TYPE(k)->tp_name + ".");
 }
 
 [[noreturn]] void out_of_range(int64_t i, int axis, int64_t n) {
-  throw Error(Error::Index, "index " + std::to_string(i) + " is out of bounds for axis " + std::to_string(axis) + " with size " +
-                                std::to_string(n));
+  throw Error(Error::Index, "index " + std::to_string(i) + " is out of bounds for axis " + std::to_string(axis) +
+                                " with size " + std::to_string(n));
 }
 
 PyObject* array_object(HostArray&& a) {
@@ -94,8 +98,8 @@ void add_array(Key& key, PyObject* k) {
     }
     key.advanced = true;
   } else if (!is_int(s.dtype)) {
-    throw Error(Error::Index, std::string("[index] arrays used as indices must be of integer (or boolean) type, not ") + name(s.dtype) +
-                                  str(s.shape) + ". Use x.astype(\"int64\").");
+    throw Error(Error::Index, std::string("[index] arrays used as indices must be of integer (or boolean) type, not ") +
+                                  name(s.dtype) + str(s.shape) + ". Use x.astype(\"int64\").");
   } else if (s.shape.rank == 0 && !data) {
     Item& i = key.add(Item::Int, k, 1);
     const Scalar v = load(s.dtype, handle_of(own).at.data());
@@ -152,8 +156,9 @@ void expand_mask(Key& out, const Item& m, const Shape& x, int axis) {
   const Shape& s = h.spec.shape;
   for (int i = 0; i < s.rank; ++i)
     if (s[i] != x[axis + i])
-      throw Error(Error::Index, "boolean index did not match indexed array along axis " + std::to_string(axis + i) + "; size of axis is " +
-                                    std::to_string(x[axis + i]) + " but size of corresponding boolean axis is " + std::to_string(s[i]));
+      throw Error(Error::Index, "boolean index did not match indexed array along axis " + std::to_string(axis + i) +
+                                    "; size of axis is " + std::to_string(x[axis + i]) +
+                                    " but size of corresponding boolean axis is " + std::to_string(s[i]));
   const char* bits = h.at.data();
   const int64_t size = s.size();
   const int64_t count = size - std::count(bits, bits + size, 0);
@@ -250,11 +255,11 @@ struct Recorder {
   Trace& t;
   Key& key;
   const Shape x;
-  Shape region;   // what the slices take, integers as extent 1
-  Shape kept;     // region without the axes of integers
-  Shape s;        // the common shape of index arrays
-  Shape gathered; // kept with the indexed axes replaced by s, at `at`
-  Shape result;   // gathered, with new axes
+  Shape region;    // what the slices take, integers as extent 1
+  Shape kept;      // region without the axes of integers
+  Shape s;         // the common shape of index arrays
+  Shape gathered;  // kept with the indexed axes replaced by s, at `at`
+  Shape result;    // gathered, with new axes
   int at = 0;
   bool arrays = false;  // index arrays, not only flags
 
@@ -273,7 +278,8 @@ struct Recorder {
       int64_t& d = wide[shift + i];
       if (d == other[i] || other[i] == 1) continue;
       if (d != 1)
-        throw Error(Error::Index, "shape mismatch: indexing arrays could not be broadcast together with shapes " + str(s) + " " + str(o));
+        throw Error(Error::Index, "shape mismatch: indexing arrays could not be broadcast together with shapes " +
+                                      str(s) + " " + str(o));
       d = other[i];
     }
     s = wide;
@@ -387,7 +393,8 @@ bool assign_where(PyObject* x, PyObject* k, PyObject* v) {
   const Operand kind = operand_kind(k);
   if (kind != Operand::Array && kind != Operand::Foreign) return false;
   const Operand value_kind = operand_kind(v);
-  if (value_kind != Operand::Number && !(value_kind == Operand::Array && handle_of(v).spec.shape.rank == 0)) return false;
+  if (value_kind != Operand::Number && !(value_kind == Operand::Array && handle_of(v).spec.shape.rank == 0))
+    return false;
   if (kind == Operand::Array && handle_of(k).spec.dtype != DType::Bool) return false;
   Ref own = kind == Operand::Array ? Ref::borrow(k) : Ref(array_object(read_buffer(k, "index")));
   const Spec m = handle_of(own).spec;
@@ -456,8 +463,8 @@ int set_index(PyObject* x, PyObject* k, PyObject* value) {
   const uint32_t whole = t.use(h);
   uint32_t v = value_of(t, value, &d);
   if (t.tracked(v) && !is_float(d))
-    throw Error(Error::Type, std::string("[index] a value that depends on a parameter would become a constant in ") + name(d) + str(shape) +
-                                 ". Use x.astype(\"float32\") before.");
+    throw Error(Error::Type, std::string("[index] a value that depends on a parameter would become a constant in ") +
+                                 name(d) + str(shape) + ". Use x.astype(\"float32\") before.");
   v = t.cast(v, d);
 
   // NumPy broadcasts the value to the indexed part; leading ones too many do not matter.
@@ -468,8 +475,8 @@ int set_index(PyObject* x, PyObject* k, PyObject* value) {
   if (fits && extra > 0) v = reshape(t, v, vs = Shape(vs.dims().subspan(size_t(extra))));
   for (int i = 0; fits && i < vs.rank; ++i) fits = vs[i] == 1 || vs[i] == r.result[r.result.rank - vs.rank + i];
   if (!fits)
-    throw Error(Error::Value, "[index] could not broadcast a value of shape " + str(vs) + " into the indexed part, of shape " +
-                                  str(r.result) + ". Use reshape.");
+    throw Error(Error::Value, "[index] could not broadcast a value of shape " + str(vs) +
+                                  " into the indexed part, of shape " + str(r.result) + ". Use reshape.");
   if (r.result.size() == 0) return 0;
   v = broadcast_to(t, v, r.result);
 

@@ -1,5 +1,5 @@
-// From Python to values: numbers, NumPy arrays and scalars, nests of lists. NumPy is read through the buffer protocol and is
-// never imported here. What is mutable is copied at once, so that it cannot change a recorded result.
+// From Python to values: numbers, NumPy arrays and scalars, nests of lists. NumPy is read through the buffer protocol
+// and is never imported here. What is mutable is copied at once, so that it cannot change a recorded result.
 #include "python/array.h"
 
 #include <algorithm>
@@ -76,7 +76,8 @@ bool int_as(PyObject* o, DType t, Scalar& s) {
 }
 
 [[noreturn]] void out_of_bounds(PyObject* o, DType t) {
-  throw Error(Error::Overflow, "Python integer " + text_of(o) + " out of bounds for " + name(t) + ". Use a wider dtype.");
+  throw Error(Error::Overflow,
+              "Python integer " + text_of(o) + " out of bounds for " + name(t) + ". Use a wider dtype.");
 }
 
 double int_as_double(PyObject* o) {
@@ -109,7 +110,8 @@ Scalar number_as(PyObject* o, DType t) {
     } else if (t == DType::Bool) {
       s.i = d != 0;
     } else {
-      if (!std::isfinite(d)) throw Error(Error::Value, "[array] " + text_of(o) + " is not an integer. Use a float dtype.");
+      if (!std::isfinite(d))
+        throw Error(Error::Value, "[array] " + text_of(o) + " is not an integer. Use a float dtype.");
       Ref whole(PyLong_FromDouble(d));
       if (!int_as(whole, t, s)) out_of_bounds(whole, t);
     }
@@ -162,8 +164,10 @@ struct View {
 bool parse_format(const char* f, Py_ssize_t size, DType& t, bool& swapped) {
   swapped = false;
   if (!f) f = "B";
-  if (*f == '>' || *f == '!') swapped = size > 1, ++f;
-  else if (*f == '<' || *f == '=' || *f == '@') ++f;
+  if (*f == '>' || *f == '!')
+    swapped = size > 1, ++f;
+  else if (*f == '<' || *f == '=' || *f == '@')
+    ++f;
   static_assert(std::endian::native == std::endian::little);
   if (f[0] == 'Z' && (f[1] == 'f' || f[1] == 'd') && !f[2]) return t = f[1] == 'f' ? DType::C64 : DType::C128, true;
   if (!f[0] || f[1]) return false;
@@ -171,8 +175,18 @@ bool parse_format(const char* f, Py_ssize_t size, DType& t, bool& swapped) {
   if (log < 0) return false;
   switch (*f) {
     case '?': t = DType::Bool; return size == 1;
-    case 'b': case 'h': case 'i': case 'l': case 'q': case 'n': t = DType(int(DType::I8) + log); return true;
-    case 'B': case 'H': case 'I': case 'L': case 'Q': case 'N': t = DType(int(DType::U8) + log); return true;
+    case 'b':
+    case 'h':
+    case 'i':
+    case 'l':
+    case 'q':
+    case 'n': t = DType(int(DType::I8) + log); return true;
+    case 'B':
+    case 'H':
+    case 'I':
+    case 'L':
+    case 'Q':
+    case 'N': t = DType(int(DType::U8) + log); return true;
     case 'e': t = DType::F16; return size == 2;
     case 'f': t = DType::F32; return size == 4;
     case 'd': t = DType::F64; return size == 8;
@@ -186,18 +200,25 @@ void copy_row(char* to, const char* from, Py_ssize_t n, Py_ssize_t stride) {
 }
 
 // Strided to contiguous, outermost dimension first.
-void copy_strided(char*& to, const char* from, const Py_ssize_t* shape, const Py_ssize_t* strides, int rank, size_t size) {
+void copy_strided(char*& to, const char* from, const Py_ssize_t* shape, const Py_ssize_t* strides, int rank,
+                  size_t size) {
   if (rank == 1) {
     const Py_ssize_t n = shape[0], stride = strides[0];
-    if (size_t(stride) == size) std::memcpy(to, from, size_t(n) * size);
-    else if (size == 4) copy_row<4>(to, from, n, stride);
-    else if (size == 8) copy_row<8>(to, from, n, stride);
-    else if (size == 1) copy_row<1>(to, from, n, stride);
-    else copy_row<2>(to, from, n, stride);
+    if (size_t(stride) == size)
+      std::memcpy(to, from, size_t(n) * size);
+    else if (size == 4)
+      copy_row<4>(to, from, n, stride);
+    else if (size == 8)
+      copy_row<8>(to, from, n, stride);
+    else if (size == 1)
+      copy_row<1>(to, from, n, stride);
+    else
+      copy_row<2>(to, from, n, stride);
     to += size_t(n) * size;
     return;
   }
-  for (Py_ssize_t i = 0; i < shape[0]; ++i) copy_strided(to, from + i * strides[0], shape + 1, strides + 1, rank - 1, size);
+  for (Py_ssize_t i = 0; i < shape[0]; ++i)
+    copy_strided(to, from + i * strides[0], shape + 1, strides + 1, rank - 1, size);
 }
 
 void swap_bytes(char* p, size_t count, size_t size) {
@@ -208,15 +229,18 @@ void copy_view(const Py_buffer& b, DType t, bool swapped, char* to) {
   const size_t bytes = size_t(b.len);
   if (bytes == 0) return;
   char* at = to;
-  if (b.ndim == 0 || PyBuffer_IsContiguous(&b, 'C')) std::memcpy(to, b.buf, bytes);
-  else copy_strided(at, static_cast<const char*>(b.buf), b.shape, b.strides, b.ndim, itemsize(t));
+  if (b.ndim == 0 || PyBuffer_IsContiguous(&b, 'C'))
+    std::memcpy(to, b.buf, bytes);
+  else
+    copy_strided(at, static_cast<const char*>(b.buf), b.shape, b.strides, b.ndim, itemsize(t));
   if (swapped) swap_bytes(to, bytes / itemsize(t), itemsize(t));
 }
 
 void describe(PyObject* o, const Py_buffer& b, const char* op, DType& t, bool& swapped, Shape& shape) {
   if (!parse_format(b.format, b.itemsize, t, swapped))
     throw Error(Error::Type, std::string("[") + op + "] elements of a " + Py_TYPE(o)->tp_name + " with format \"" +
-                                 (b.format ? b.format : "") + "\" are not numbers of ours. Use bool, integers, float32 or float64.");
+                                 (b.format ? b.format : "") +
+                                 "\" are not numbers of ours. Use bool, integers, float32 or float64.");
   check_supported(t, op);
   if (b.ndim > kMaxRank) throw Error(Error::Value, std::string("[") + op + "] too many dimensions. Use reshape.");
   for (int i = 0; i < b.ndim; ++i) shape.push(b.shape[i]);
@@ -284,14 +308,16 @@ struct Scan {
 
   void extent(int depth, int64_t n) {
     if (depth < shape.rank ? shape[depth] != n : known)
-      throw Error(Error::Value, "[array] the nest of lists is ragged: at depth " + std::to_string(depth) + " there are " +
-                                    std::to_string(n) + " elements and " + (depth < shape.rank ? std::to_string(shape[depth]) : "one") +
+      throw Error(Error::Value, "[array] the nest of lists is ragged: at depth " + std::to_string(depth) +
+                                    " there are " + std::to_string(n) + " elements and " +
+                                    (depth < shape.rank ? std::to_string(shape[depth]) : "one") +
                                     ". Make the lengths equal, or use a list of arrays.");
     if (depth == shape.rank) shape.push(n);
   }
   void leaf(int depth) {
     if (depth != shape.rank)
-      throw Error(Error::Value, "[array] the nest of lists is ragged: a number stands beside a list. Make the lengths equal.");
+      throw Error(Error::Value,
+                  "[array] the nest of lists is ragged: a number stands beside a list. Make the lengths equal.");
     known = true;
   }
   void type(DType t) {
@@ -311,7 +337,8 @@ void scan(PyObject* o, int depth, Scan& s) {
       }
       return;
     case Operand::List: {
-      if (depth >= kMaxRank) throw Error(Error::Value, "[array] lists are nested too deeply. Use at most 12 dimensions.");
+      if (depth >= kMaxRank)
+        throw Error(Error::Value, "[array] lists are nested too deeply. Use at most 12 dimensions.");
       const Py_ssize_t n = PySequence_Fast_GET_SIZE(o);
       s.extent(depth, n);
       for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i) scan(PySequence_Fast_GET_ITEM(o, i), depth + 1, s);
@@ -322,8 +349,12 @@ void scan(PyObject* o, int depth, Scan& s) {
       for (int i = 0; i < spec.shape.rank; ++i) s.extent(depth + i, spec.shape[i]);
       s.leaf(depth + spec.shape.rank);
       s.arrays = true;
-      if (spec.weak) s.numbers = std::max(s.numbers, is_float(spec.dtype) ? Kind0::Float : spec.dtype == DType::Bool ? Kind0::Bool : Kind0::Int);
-      else s.type(spec.dtype);
+      if (spec.weak)
+        s.numbers = std::max(s.numbers, is_float(spec.dtype)        ? Kind0::Float
+                                        : spec.dtype == DType::Bool ? Kind0::Bool
+                                                                    : Kind0::Int);
+      else
+        s.type(spec.dtype);
       return;
     }
     case Operand::Foreign: {
@@ -360,9 +391,12 @@ DType resolve(const Scan& s, const DType* like) {
 void convert(const char* from, DType f, char* to, DType t, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     Scalar s = load(f, from + size_t(i) * itemsize(f));
-    if (is_float(t) && !is_float(f)) s.f = is_unsigned_int(f) ? double(s.u) : double(s.i);
-    else if (!is_float(t) && is_float(f)) s.i = t == DType::Bool ? s.f != 0 : int64_t(s.f);
-    else if (t == DType::Bool) s.i = s.i != 0;
+    if (is_float(t) && !is_float(f))
+      s.f = is_unsigned_int(f) ? double(s.u) : double(s.i);
+    else if (!is_float(t) && is_float(f))
+      s.i = t == DType::Bool ? s.f != 0 : int64_t(s.f);
+    else if (t == DType::Bool)
+      s.i = s.i != 0;
     store(s, t, to + size_t(i) * itemsize(t));
   }
 }

@@ -9,13 +9,15 @@ from . import _core
 from .ops.define import ALIASES, REGISTRY
 
 # What a reduction of a ufunc is called on its own.
-_REDUCE = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all", "logical_or": "any"}
+_REDUCE = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min",
+           "logical_and": "all", "logical_or": "any"}
 _ACCUMULATE = {"add": "cumsum", "multiply": "cumprod"}
 # Arguments of NumPy's functions that choose how, not what: none of them is needed here when it has its default.
-_DEFAULTS = {"out": (None,), "where": (True,), "subok": (True, False), "order": ("K", "C", None), "casting": ("same_kind",),
-             "initial": (), "dtype": (None,), "like": (None,), "signature": (None,), "sig": (None,), "extobj": (None,)}
+_DEFAULTS = {"out": (None,), "where": (True,), "subok": (True, False), "order": ("K", "C", None),
+             "casting": ("same_kind",), "like": (None,), "signature": (None,), "sig": (None,), "extobj": (None,)}
 # From the first of these on, NumPy's positional arguments are passed by name.
-_BY_NAME = {"axis", "axes", "dtype", "out", "keepdims", "ddof", "initial", "order", "subok", "casting", "mode", "kind", "where"}
+_BY_NAME = {"axis", "axes", "dtype", "out", "keepdims", "ddof", "initial", "order", "subok", "casting", "mode",
+            "kind", "where"}
 
 
 @functools.cache
@@ -68,9 +70,9 @@ def _compared(name):
 _FACTS.update({name: _compared(name) for name in ("array_equal", "array_equiv", "allclose")})
 
 
-def _none(name, advice=""):
+def _none(name):
     return TypeError(f"[numpy] numpy.{name} has no counterpart for KnetArray, and a value is never converted silently. "
-                     + (advice or "Use knet's functions, or x.numpy() to compute with the numbers outside of the gradient."))
+                     "Use knet's functions, or x.numpy() to compute with the numbers outside of the gradient.")
 
 
 def _plain(name, kwargs):
@@ -81,9 +83,10 @@ def _plain(name, kwargs):
         if value is numpy._NoValue or key == "dtype":
             continue
         if key == "out" and any(v is not None for v in (value if isinstance(value, tuple) else (value,))):
-            raise TypeError(f"[numpy] numpy.{name} cannot write the result into an existing array (out=, or `a += x` with a NumPy array "
-                            "a): it is recorded, not computed. Use a = a + x.")
-        if key == "out" or key in _DEFAULTS and any(value is d or isinstance(d, str) and value == d for d in _DEFAULTS[key]):
+            raise TypeError(f"[numpy] numpy.{name} cannot write the result into an existing array (out=, or `a += x` "
+                            "with a NumPy array a): it is recorded, not computed. Use a = a + x.")
+        defaults = _DEFAULTS.get(key, ())
+        if key == "out" or any(value is d or isinstance(d, str) and value == d for d in defaults):
             continue
         left[key] = value
     return left, dtype

@@ -52,7 +52,9 @@ def _shown(memory, shape, start, edge):
     for extent in inner:
         step *= extent
     at = chain(range(edge), [None], range(n - edge, n)) if edge and n > 2 * edge else range(n)
-    return [None if i is None else _shown(memory, inner, start + i * step, edge) if inner else memory[start + i] for i in at]
+    if not inner:
+        return [None if i is None else memory[start + i] for i in at]
+    return [None if i is None else _shown(memory, inner, start + i * step, edge) for i in at]
 
 
 def _flat(nested, depth):
@@ -68,12 +70,12 @@ def _formatter(values, kind, itemsize):
     digits = DIGITS if itemsize > 4 else DIGITS - 1
     finite = [abs(v) for v in values if v == v and abs(v) != float("inf")]
     nonzero = [v for v in finite if v]
-    if nonzero and (max(nonzero) >= 1e8 or min(nonzero) < 1e-4 or max(nonzero) / min(nonzero) > 1e4 and min(nonzero) < 1e-2):
+    least, most = (min(nonzero), max(nonzero)) if nonzero else (1, 1)
+    if most >= 1e8 or least < 1e-4 or most / least > 1e4 and least < 1e-2:
         places = max(_places(f"{v:.{digits - 1}e}".split("e")[0]) for v in nonzero)
         return lambda v: f"{v:.{places}e}"
-    whole = len(str(int(max(nonzero, default=0))))
-    most = max(digits - whole, 0)
-    places = max((_places(f"{v:.{most}f}") for v in finite), default=0)
+    room = max(digits - len(str(int(most))), 0)
+    places = max((_places(f"{v:.{room}f}") for v in finite), default=0)
 
     def form(v):
         text = f"{v:.{places}f}"
