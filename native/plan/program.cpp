@@ -219,6 +219,7 @@ class Flat final : public Program {
       if (t == kFixed) {
         t = uint32_t(targets_.size());
         targets_.push_back({g.values[v].bytes(), at.donor});
+        if (at.donor >= 0) donors.push_back(uint32_t(at.donor));
         output_bytes += g.values[v].bytes();
       }
       results_.push_back({false, t});

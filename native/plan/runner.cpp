@@ -255,7 +255,6 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
     }
     std::vector<uint32_t> outputs;
     if (!p || reporter()) {
-      size_t tail = key.size();
       std::vector<int64_t> whole = key;
       key.resize(recorded);
       outputs = wanted;
@@ -276,7 +275,6 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
         p->hash = hash;
         c.add(p);
       }
-      (void)tail;
     } else {
       ++c.stats.hits;
     }
@@ -314,10 +312,9 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   if (error) {
     // Exactly the values that need what failed are lost: the others are computed one by one, unless an input was written over.
     bool intact = true;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      intact &= history || (inputs[i].buffer && !inputs[i].buffer.donatable());
-      if (!history) t_.bound_[i].at = std::move(inputs[i]);
-    }
+    for (uint32_t d : p->program->donors) intact &= !inputs[d].buffer.donatable();
+    if (!history)
+      for (size_t i = 0; i < inputs.size(); ++i) t_.bound_[i].at = std::move(inputs[i]);
     if (!intact || wanted.size() == 1) return fail(wanted, *error);
     for (uint32_t v : wanted)
       if (t_.values_[v].handle && t_.values_[v].bound < 0) compute({v}, true);
