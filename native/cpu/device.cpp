@@ -18,7 +18,8 @@ class CpuDevice final : public Device {
                              std::span<const int64_t> attrs) override {
     cpu::Make make = cpu::entry(op).make;
     if (!make)
-      throw Error(Error::Runtime, std::string("[") + info(op).name + "] this build has no cpu kernel for it. Please report it.");
+      throw Error(Error::Runtime,
+                  std::string("[") + info(op).name + "] this build has no cpu kernel for it. Please report it.");
     return make(op, out, in, attrs);
   }
   std::unique_ptr<Step> tile(const TileProgram& program) override { return cpu::make_tile(program); }
@@ -42,8 +43,10 @@ Device& cpu_device() {
 
 Device& device(DeviceId id) {
   if (id.kind == DeviceKind::Cpu && id.index == 0) return cpu_device();
-  if (id.kind == DeviceKind::Cpu) throw Error(Error::Runtime, "[device] there is no " + str(id) + ". The one CPU device is \"cpu\".");
-  throw Error(Error::Runtime, "[device] " + str(id) + " is not there: this build of knet has no CUDA. Use device \"cpu\".");
+  if (id.kind == DeviceKind::Cpu)
+    throw Error(Error::Runtime, "[device] there is no " + str(id) + ". The one CPU device is \"cpu\".");
+  throw Error(Error::Runtime,
+              "[device] " + str(id) + " is not there: this build of knet has no CUDA. Use device \"cpu\".");
 }
 
 }  // namespace knet

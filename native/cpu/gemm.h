@@ -13,8 +13,8 @@ struct Mat {
   int64_t rs, cs;
 };
 
-// One product c (m x n, row stride ldc) = [c +] a (m x k) b (k x n), cut into tiles of fixed size, each computed by one task
-// alone. Works for any extents, 0 included; k = 0 gives zeros (or c).
+// One product c (m x n, row stride ldc) = [c +] a (m x k) b (k x n), cut into tiles of fixed size, each computed by one
+// task alone. Works for any extents, 0 included; k = 0 gives zeros (or c).
 template <class T>
 class Gemm {
  public:
@@ -35,8 +35,8 @@ class Gemm {
   double cost_ns_ = 0;
 };
 
-// Memory of the calling thread for packed operands, 64-aligned, kept between calls. Two slots that may be in use at once:
-// 0 belongs to Gemm, 1 to its callers.
+// Memory of the calling thread for packed operands, 64-aligned, kept between calls. Two slots that may be in use at
+// once: 0 belongs to Gemm, 1 to its callers.
 void* workspace(int slot, size_t bytes);
 
 }  // namespace knet::cpu

@@ -1,4 +1,5 @@
-// Pooling: a plane (one image, one channel) is one unit of work; a row of outputs meets one element of the window at a time.
+// Pooling: a plane (one image, one channel) is one unit of work; a row of outputs meets one element of the window at a
+// time.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -23,7 +24,8 @@ const PoolKernel& kernel(DType t) {
 }
 
 [[noreturn]] void no_kernel(Op op, DType t) {
-  throw Error(Error::Type, std::string("[") + info(op).name + "] has no cpu kernel for " + name(t) + ". Cast to float32 first.");
+  throw Error(Error::Type,
+              std::string("[") + info(op).name + "] has no cpu kernel for " + name(t) + ". Cast to float32 first.");
 }
 
 // Planes with three dimensions (leading ones are added).
@@ -51,8 +53,8 @@ struct Window {
     lo = std::min(y[d], shift >= 0 ? 0 : (-shift + stride[d] - 1) / stride[d]);
     hi = std::max(lo, x[d] - 1 < shift ? 0 : std::min(y[d], (x[d] - 1 - shift) / stride[d] + 1));
   }
-  // For each row of outputs in order: begin(row), then each(row, lo, hi, where the element for output lo lies in the plane)
-  // for the elements of the window in order that are inside, then end(row).
+  // For each row of outputs in order: begin(row), then each(row, lo, hi, where the element for output lo lies in the
+  // plane) for the elements of the window in order that are inside, then end(row).
   template <class Begin, class Each, class End>
   void rows(Begin begin, Each each, End end) const {
     for (int64_t d = 0; d < y[0]; ++d)
@@ -96,7 +98,8 @@ class MaxPool final : public Step {
     auto x = reinterpret_cast<const T*>(in[0]);
     auto y = reinterpret_cast<T*>(out[0]);
     auto index = reinterpret_cast<int64_t*>(out[1]);
-    const T lowest = std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
+    const T lowest =
+        std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
     const int64_t n = g_.y[2];
     over_planes(g_.planes, cost_ns, [&](int64_t plane) {
       const T* from = x + plane * g_.x_plane();
@@ -121,7 +124,8 @@ class MaxPool final : public Step {
   int64_t first_inside(int64_t row, int64_t i) const {
     const int64_t o[3] = {row / (g_.y[1] * g_.y[2]), row / g_.y[2] % g_.y[1], i};
     int64_t at = 0;
-    for (int d = 0; d < 3; ++d) at = at * g_.x[d] + std::max<int64_t>(0, std::min(o[d] * g_.stride[d] - g_.padding[d], g_.x[d] - 1));
+    for (int d = 0; d < 3; ++d)
+      at = at * g_.x[d] + std::max<int64_t>(0, std::min(o[d] * g_.stride[d] - g_.padding[d], g_.x[d] - 1));
     return at;
   }
   Window g_;
@@ -130,7 +134,8 @@ class MaxPool final : public Step {
 
 [[noreturn]] void bad_index(const char* op, int64_t i, int64_t size) {
   throw Error(Error::Index, std::string("[") + op + "] index " + std::to_string(i) + " is outside a plane of " +
-                                std::to_string(size) + " elements. Use the indices that maxpool gave for planes of this size.");
+                                std::to_string(size) +
+                                " elements. Use the indices that maxpool gave for planes of this size.");
 }
 
 template <class T>
@@ -220,7 +225,9 @@ class AvgPool final : public Step {
           [&](int64_t row) {
             for (int64_t i = 0; i < n; ++i) share[i] = from[p * y_plane + row + i] * weight_[size_t(row + i)];
           },
-          [&](int64_t, int64_t lo, int64_t hi, int64_t first) { kernel_.add_back(dx + first, share + lo, hi - lo, g_.stride[2]); },
+          [&](int64_t, int64_t lo, int64_t hi, int64_t first) {
+            kernel_.add_back(dx + first, share + lo, hi - lo, g_.stride[2]);
+          },
           [](int64_t) {});
     });
   }
@@ -239,18 +246,21 @@ int64_t plane_of(const Layout& l) {
 }
 
 template <class T>
-std::unique_ptr<Step> make_typed(Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs) {
+std::unique_ptr<Step> make_typed(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                 std::span<const int64_t> attrs) {
   AttrReader r{attrs};
   if (op == Op::maxpool) {
     Window g(in[0], out[0], r);
     if (g.x_plane() > std::numeric_limits<int32_t>::max())
-      throw Error(Error::Value, "[maxpool] planes of more than 2^31 - 1 elements are not supported: " + str(in[0].shape) + ".");
+      throw Error(Error::Value,
+                  "[maxpool] planes of more than 2^31 - 1 elements are not supported: " + str(in[0].shape) + ".");
     return std::make_unique<MaxPool<T>>(g, in[0].dtype);
   }
   return std::make_unique<PlaneScatter<T>>(in[0].shape[0] * in[0].shape[1], plane_of(out[0]), plane_of(in[0]));
 }
 
-std::unique_ptr<Step> make_pool(Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs) {
+std::unique_ptr<Step> make_pool(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                std::span<const int64_t> attrs) {
   switch (out[0].dtype) {
     case DType::F32: return make_typed<float>(op, out, in, attrs);
     case DType::F64: return make_typed<double>(op, out, in, attrs);
@@ -266,7 +276,8 @@ std::unique_ptr<Step> make_pool(Op op, std::span<const Layout> out, std::span<co
   }
 }
 
-std::unique_ptr<Step> make_gather(Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t>) {
+std::unique_ptr<Step> make_gather(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                  std::span<const int64_t>) {
   const int64_t planes = in[0].shape[0] * in[0].shape[1], x = plane_of(in[0]), y = plane_of(out[0]);
   switch (itemsize(out[0].dtype)) {
     case 1: return std::make_unique<PlaneGather<uint8_t>>(planes, x, y);
@@ -277,7 +288,8 @@ std::unique_ptr<Step> make_gather(Op op, std::span<const Layout> out, std::span<
   }
 }
 
-std::unique_ptr<Step> make_avg(Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs) {
+std::unique_ptr<Step> make_avg(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                               std::span<const int64_t> attrs) {
   const bool back = op == Op::avgpool_back;
   AttrReader r{attrs};
   Window g(back ? out[0] : in[0], back ? in[0] : out[0], r);

@@ -104,9 +104,10 @@ void* Pool::allocate(size_t bytes) {
       return p;
     }
   }
-  throw Error(Error::Memory, "[allocate] " + readable(double(bytes)) + " asked for and not to be had: " +
-                                 readable(double(stats().live)) +
-                                 " are in use by arrays. Use smaller arrays or batches, or drop results that are not needed.");
+  throw Error(Error::Memory,
+              "[allocate] " + readable(double(bytes)) +
+                  " asked for and not to be had: " + readable(double(stats().live)) +
+                  " are in use by arrays. Use smaller arrays or batches, or drop results that are not needed.");
 }
 
 void Pool::release(void* p, size_t bytes) {

@@ -5,9 +5,9 @@
 
 namespace knet {
 
-// Classes are 16 to a doubling (at most 1/16 is wasted), 64 bytes apart at the bottom. Freed blocks wait in a list of their
-// class until asked for again. At most max(256 MiB, peak of live bytes) wait; beyond that the classes that were used
-// longest ago are given back.
+// Classes are 16 to a doubling (at most 1/16 is wasted), 64 bytes apart at the bottom. Freed blocks wait in a list of
+// their class until asked for again. At most max(256 MiB, peak of live bytes) wait; beyond that the classes that were
+// used longest ago are given back.
 class Pool {
  public:
   static Pool& host();  // never destroyed

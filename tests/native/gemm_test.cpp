@@ -1,6 +1,7 @@
-// Products, convolutions and pooling against plain loops, on random extents; the thread pool; the memory pool. A program of
-// its own, also for sanitizers:
-//   g++ -std=c++20 -O1 -fsanitize=address,undefined ... tests/native/gemm_test.cpp <objects of native/> && ./gemm_test [rounds]
+// Products, convolutions and pooling against plain loops, on random extents; the thread pool; the memory pool. A
+// program of its own, also for sanitizers:
+//   g++ -std=c++20 -O1 -fsanitize=address,undefined ... tests/native/gemm_test.cpp <objects of native/> && ./gemm_test
+//   [rounds]
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,7 +58,8 @@ template <class T>
 static std::vector<T> random_values(int64_t n) {
   std::vector<T> v;
   v.reserve(size_t(n));
-  for (int64_t i = 0; i < n; ++i) v.push_back(T(pick(std::is_signed_v<T> && sizeof(T) > 1 ? -3 : 0, std::is_same_v<T, bool> ? 1 : 3)));
+  for (int64_t i = 0; i < n; ++i)
+    v.push_back(T(pick(std::is_signed_v<T> && sizeof(T) > 1 ? -3 : 0, std::is_same_v<T, bool> ? 1 : 3)));
   return v;
 }
 
@@ -96,14 +98,16 @@ template <class T>
 static void equal(const std::vector<T>& got, const std::vector<T>& want, const std::string& what) {
   for (size_t i = 0; i < want.size(); ++i)
     if (!(got[i] == want[i] || (got[i] != got[i] && want[i] != want[i])))
-      return check(false, what + " at " + std::to_string(i) + ": " + std::to_string(double(got[i])) + " is not " + std::to_string(double(want[i])));
+      return check(false, what + " at " + std::to_string(i) + ": " + std::to_string(double(got[i])) + " is not " +
+                              std::to_string(double(want[i])));
 }
 // Exact vectors: a read outside is a sanitizer's error.
 template <class T>
 struct Exact {
   T* p;
   size_t n;
-  explicit Exact(const std::vector<T>& v) : p(static_cast<T*>(std::malloc(v.size() * sizeof(T) + (v.empty() ? 1 : 0)))), n(v.size()) {
+  explicit Exact(const std::vector<T>& v)
+      : p(static_cast<T*>(std::malloc(v.size() * sizeof(T) + (v.empty() ? 1 : 0)))), n(v.size()) {
     for (size_t i = 0; i < n; ++i) p[i] = v[i];
   }
   ~Exact() { std::free(p); }
@@ -134,7 +138,8 @@ static void test_matmul(bool big) {
   };
   Layout la = layout(sa, m, k, pick(0, 1)), lb = layout(sb, k, n, pick(0, 1)), lo = layout(so, m, n, false);
   const bool add = pick(0, 2) == 0;
-  auto va = random_values<T>(la.shape.size()), vb = random_values<T>(lb.shape.size()), vc = random_values<T>(lo.shape.size());
+  auto va = random_values<T>(la.shape.size()), vb = random_values<T>(lb.shape.size()),
+       vc = random_values<T>(lo.shape.size());
   std::vector<T> want(vc.size());
   int64_t count = 1;
   for (int64_t e : so) count *= e;
@@ -175,7 +180,11 @@ struct Spatial { Words x, w, y, stride, padding, dilation; };
 static Spatial spatial(int rank, int64_t limit, bool pooling, bool empty) {
   Spatial s;
   for (int d = 0; d < rank; ++d) {
-    int64_t w = pick(1, 5), dil = pooling ? 1 : pick(1, 3) == 3 ? 2 : 1, p = pick(0, 1) ? 0 : pick(0, pooling ? w / 2 : 4), st = pick(0, 1) ? 1 : pick(1, 3);
+    int64_t w = pick(1, 5),
+            dil = pooling           ? 1
+                  : pick(1, 3) == 3 ? 2
+                                    : 1,
+            p = pick(0, 1) ? 0 : pick(0, pooling ? w / 2 : 4), st = pick(0, 1) ? 1 : pick(1, 3);
     int64_t reach = dil * (w - 1) + 1;
     int64_t x = pick(std::max<int64_t>(1, reach - 2 * p), std::max(limit, reach));
     if (empty && d == 0) x = std::max<int64_t>(0, reach - 1), p = 0;
@@ -222,9 +231,14 @@ static void each(const Spatial& s, bool flip, F f) {
 template <class T>
 static void test_conv(int64_t limit) {
   const int rank = int(pick(1, 3));
-  Spatial s = spatial(rank, rank == 3 ? std::min<int64_t>(limit, 9) : rank == 1 ? limit * 8 : limit, false, pick(0, 15) == 0);
+  Spatial s = spatial(rank,
+                      rank == 3   ? std::min<int64_t>(limit, 9)
+                      : rank == 1 ? limit * 8
+                                  : limit,
+                      false, pick(0, 15) == 0);
   if (pick(0, 5) == 0)  // pointwise
-    for (int d = 0; d < rank; ++d) s.w[size_t(d)] = 1, s.padding[size_t(d)] = 0, s.stride[size_t(d)] = 1, s.y[size_t(d)] = s.x[size_t(d)];
+    for (int d = 0; d < rank; ++d)
+      s.w[size_t(d)] = 1, s.padding[size_t(d)] = 0, s.stride[size_t(d)] = 1, s.y[size_t(d)] = s.x[size_t(d)];
   const int64_t n = pick(0, 4), groups = pick(0, 2) ? 1 : pick(1, 3), c = pick(1, 6), o = pick(1, pick(0, 3) ? 6 : 33);
   const bool flip = pick(0, 1);
   const int64_t px = product(s.x), py = product(s.y), pw = product(s.w);
@@ -237,13 +251,15 @@ static void test_conv(int64_t limit) {
   Layout lx = Layout::contiguous(dtype_of<T>, shape(with({n, groups * c}, s.x)));
   Layout lw = Layout::contiguous(dtype_of<T>, shape(with({groups * o, c}, s.w)));
   Layout ly = Layout::contiguous(dtype_of<T>, shape(with({n, groups * o}, s.y)));
-  auto x = random_values<T>(lx.shape.size()), w = random_values<T>(lw.shape.size()), dy = random_values<T>(ly.shape.size());
+  auto x = random_values<T>(lx.shape.size()), w = random_values<T>(lw.shape.size()),
+       dy = random_values<T>(ly.shape.size());
   std::vector<T> y(dy.size()), dx(x.size()), dw(w.size());
   for (int64_t i = 0; i < n; ++i)
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t oc = 0; oc < o; ++oc)
         for (int64_t ic = 0; ic < c; ++ic) {
-          const int64_t bx = ((i * groups + g) * c + ic) * px, by = ((i * groups + g) * o + oc) * py, bw = ((g * o + oc) * c + ic) * pw;
+          const int64_t bx = ((i * groups + g) * c + ic) * px, by = ((i * groups + g) * o + oc) * py,
+                        bw = ((g * o + oc) * c + ic) * pw;
           each(s, flip, [&](int64_t q, int64_t k, int64_t at) {
             y[size_t(by + q)] += w[size_t(bw + k)] * x[size_t(bx + at)];
             dx[size_t(bx + at)] += w[size_t(bw + k)] * dy[size_t(by + q)];
@@ -251,7 +267,8 @@ static void test_conv(int64_t limit) {
           });
         }
   Exact<T> ex(x), ew(w), edy(dy), ey(y), edx(dx), edw(dw);
-  std::string what = std::string(name(dtype_of<T>)) + " x " + str(lx.shape) + " w " + str(lw.shape) + " attrs " + text(attrs);
+  std::string what =
+      std::string(name(dtype_of<T>)) + " x " + str(lx.shape) + " w " + str(lw.shape) + " attrs " + text(attrs);
   run(Op::conv, {{ly, ey.p}}, {{lx, ex.p}, {lw, ew.p}}, attrs, "conv " + what);
   equal(ey.values(), y, "conv " + what);
   Words more = attrs;
@@ -273,7 +290,8 @@ static void test_pool() {
   put(attrs, s.w);
   put(attrs, s.stride);
   put(attrs, s.padding);
-  Layout lx = Layout::contiguous(dtype_of<T>, shape(with({n, c}, s.x))), ly = Layout::contiguous(dtype_of<T>, shape(with({n, c}, s.y)));
+  Layout lx = Layout::contiguous(dtype_of<T>, shape(with({n, c}, s.x))),
+         ly = Layout::contiguous(dtype_of<T>, shape(with({n, c}, s.y)));
   Layout li = ly;
   li.dtype = DType::I64;
   auto x = random_values<T>(lx.shape.size()), dy = random_values<T>(ly.shape.size());
@@ -378,7 +396,8 @@ static void test_threads() {
 static void test_memory() {
   for (size_t bytes = 1; bytes < (size_t(1) << 45); bytes += bytes / 3 + 1) {
     size_t size = Pool::class_bytes(Pool::size_class(bytes));
-    check(size >= bytes && size <= std::max<size_t>(bytes + 64, bytes + bytes / 15) && size % 64 == 0, "size class of " + std::to_string(bytes));
+    check(size >= bytes && size <= std::max<size_t>(bytes + 64, bytes + bytes / 15) && size % 64 == 0,
+          "size class of " + std::to_string(bytes));
     check(Pool::size_class(size) == Pool::size_class(bytes), "class of its own size");
   }
   Pool& pool = Pool::host();

@@ -55,8 +55,8 @@ inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::typ
 
 // R rows of A are reached from every third one, R / 3 pointers and one stride: they fit the integer registers.
 template <class T, int R, int NV>
-void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t row, int64_t ldc,
-           bool add) {
+void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t row,
+           int64_t ldc, bool add) {
   using V = typename Vec<T>::type;
   V sum[R][NV];
 #pragma GCC unroll 16
@@ -112,8 +112,8 @@ template <class T, int NV, int... R>
 struct MakeBlocks<T, NV, 0, R...> : Blocks<T, NV, R...> {};
 
 template <class T, int NV>
-void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t ldc,
-          bool add) {
+void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
+          int64_t ldc, bool add) {
   int64_t blocks = (m + kRows - 1) / kRows, i = 0;
   for (int64_t b = blocks; b > 0; --b) {
     int64_t r = (m - i + b - 1) / b;
@@ -123,8 +123,8 @@ void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int6
 }
 
 template <class T>
-void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t ldc,
-           bool add) {
+void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
+           int64_t ldc, bool add) {
   if (p.n[1]) rows<T, 2>(m, k, a, rsa, csa, off, p, ldc, add);
   else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
 }

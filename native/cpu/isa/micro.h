@@ -5,11 +5,12 @@
 
 namespace knet::cpu {
 
-// A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come from
-// different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the same.
+// A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come
+// from different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the
+// same.
 //   c[v][i * ldc + j] (+)= sum over p < k of a[i * rsa + p * csa] * b[v][off[p] + j],  i < m, j < n[v]
-// Whole vectors of B are read (b[v] + off[p] + lanes must be readable) even where n[v] is less. The sum over p is in order,
-// one fused chain per element: the result depends neither on m nor on the panel's place.
+// Whole vectors of B are read (b[v] + off[p] + lanes must be readable) even where n[v] is less. The sum over p is in
+// order, one fused chain per element: the result depends neither on m nor on the panel's place.
 template <class T>
 struct Panel {
   const T* b[2];
@@ -31,8 +32,8 @@ struct Micro {
   T (*dot)(const T* a, const T* b, int64_t n);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
   void (*columns)(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k, int64_t n);
-  // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15 elements
-  // beyond each run (later runs overwrite it).
+  // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15
+  // elements beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
 };
 

@@ -5,7 +5,8 @@ namespace {
 
 // Strides 1 and 2 are loops of their own: known strides are loaded as vectors and shuffled.
 template <class T, int S>
-void max_loop(T* __restrict best, int32_t* __restrict at, const T* __restrict x, int64_t n, int64_t stride, int32_t first) {
+void max_loop(T* __restrict best, int32_t* __restrict at, const T* __restrict x, int64_t n, int64_t stride,
+              int32_t first) {
   if (S) stride = S;
   for (int64_t i = 0; i < n; ++i) {
     T v = x[i * stride], b = best[i];
