@@ -219,7 +219,6 @@ class Flat final : public Program {
       if (t == kFixed) {
         t = uint32_t(targets_.size());
         targets_.push_back({g.values[v].bytes(), at.donor});
-        if (at.donor >= 0) donors.push_back(uint32_t(at.donor));
         output_bytes += g.values[v].bytes();
       }
       results_.push_back({false, t});
@@ -276,6 +275,7 @@ class Flat final : public Program {
       most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
+      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort;
       steps_.push_back(kernel.step);
       words_.push_back(std::move(w));
     }

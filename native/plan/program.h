@@ -67,7 +67,7 @@ class Program {
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;
   double cost_ns = 0;    // sum over steps
-  std::vector<uint32_t> donors;  // inputs that a run writes over if nobody else holds them
+  bool can_fail = false; // it looks up places that only the data tells, so a run may end in an index error
   size_t footprint = 0;  // bytes that this program itself keeps (for the bounded plan cache)
 };
 

@@ -286,10 +286,12 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   key.resize(recorded);
 
   // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what nobody else has.
+  // Not if the run may fail: then the values that do not need what failed are computed again from the same inputs.
+  bool lend = history || p->program->can_fail;
   std::vector<Located> inputs;
   inputs.reserve(t_.bound_.size());
   for (auto& b : t_.bound_) {
-    if (history) inputs.push_back(b.at);
+    if (lend) inputs.push_back(b.at);
     else inputs.push_back(std::move(b.at));
   }
   std::vector<Located> outputs(p->outputs.size());
@@ -310,12 +312,11 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   t_.running_ = false;
 
   if (error) {
-    // Exactly the values that need what failed are lost: the others are computed one by one, unless an input was written over.
-    bool intact = true;
-    for (uint32_t d : p->program->donors) intact &= !inputs[d].buffer.donatable();
-    if (!history)
+    // Exactly the values that need what failed are lost: the others are computed one by one. (Only memory can have failed when the
+    // inputs were given away; then all are lost.)
+    if (!lend)
       for (size_t i = 0; i < inputs.size(); ++i) t_.bound_[i].at = std::move(inputs[i]);
-    if (!intact || wanted.size() == 1) return fail(wanted, *error);
+    if (!lend || wanted.size() == 1) return fail(wanted, *error);
     for (uint32_t v : wanted)
       if (t_.values_[v].handle && t_.values_[v].bound < 0) compute({v}, true);
     return;
