@@ -103,7 +103,8 @@ void add_row(char* to, int64_t a, const char* from, int64_t b, int64_t n) {
 
 }  // namespace
 
-StridedMove::StridedMove(DType dtype, const Shape& shape, const int64_t* to_stride, const int64_t* from_stride, What what)
+StridedMove::StridedMove(DType dtype, const Shape& shape, const int64_t* to_stride, const int64_t* from_stride,
+                         What what)
     : what_(what), dtype_(dtype), size_(int64_t(itemsize(dtype))) {
   for (int i = 0; i < shape.rank; ++i) {
     int64_t n = shape[i], a = to_stride[i] * size_, b = from_stride[i] * size_;
@@ -254,8 +255,8 @@ class ConcatenateStep : public Step {
   ConcatenateStep(const Layout& out, std::span<const Layout> in, int axis) {
     int64_t at = 0;
     for (const Layout& x : in) {
-      Part p{StridedMove(out.dtype, x.shape, out.stride, x.stride), at * out.stride[axis] * int64_t(itemsize(out.dtype)),
-             tasks_};
+      Part p{StridedMove(out.dtype, x.shape, out.stride, x.stride),
+             at * out.stride[axis] * int64_t(itemsize(out.dtype)), tasks_};
       at += x.shape[axis];
       tasks_ += p.move.tasks();
       cost_ns += p.move.cost_ns();

@@ -22,7 +22,8 @@ class StridedMove {
   enum How : uint8_t {
     Empty,
     Runs,       // the innermost dimension is contiguous in both: memcpy
-    Transpose,  // contiguous in the destination along one dimension, in the source along another: blocks through registers
+    Transpose,  // contiguous in the destination along one dimension, in the source along another: blocks through
+                // registers
     Elements,   // anything else: one strided loop per row
   };
   void transpose(int64_t i, char* to, const char* from) const;
@@ -40,7 +41,8 @@ class StridedMove {
 };
 
 // to and from in C order with the strides of `from` as given.
-void copy_strided(DType, const Shape&, char* to, const int64_t* to_stride, const char* from, const int64_t* from_stride);
+void copy_strided(DType, const Shape&, char* to, const int64_t* to_stride, const char* from,
+                  const int64_t* from_stride);
 
 // All of a contiguous value, on the pool.
 void copy_bytes(char* to, const char* from, int64_t bytes);

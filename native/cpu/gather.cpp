@@ -1,6 +1,6 @@
-// Indexing with arrays: gather and its adjoints, take_along_axis and its adjoint. Every index is checked before anything is
-// written over a value that may be in place. Scatters give each destination its additions in the order of the indices, for
-// any number of threads: work is divided over the other dimensions, never over indices.
+// Indexing with arrays: gather and its adjoints, take_along_axis and its adjoint. Every index is checked before
+// anything is written over a value that may be in place. Scatters give each destination its additions in the order of
+// the indices, for any number of threads: work is divided over the other dimensions, never over indices.
 #include <atomic>
 #include <cstring>
 #include "copy.h"
@@ -23,8 +23,8 @@ inline bool wrap(int64_t& i, int64_t extent) {
   return uint64_t(i) < uint64_t(extent);
 }
 
-// x (or the result) is rem[:at] x indexed axes x rem[at:]; each index tuple s is one offset into x, and v[outer, s, inner] is
-// the value there.
+// x (or the result) is rem[:at] x indexed axes x rem[at:]; each index tuple s is one offset into x, and v[outer, s,
+// inner] is the value there.
 struct Places {
   Op op;
   Shape x;
@@ -300,7 +300,10 @@ template <class T>
 class ScatterAlongStep : public Step {
  public:
   ScatterAlongStep(Op op, std::span<const Layout> in, int axis)
-      : op_(op), along_(axis, in[0], in[2]), count_(in[2].shape.size()), bytes_(in[0].shape.size() * int64_t(sizeof(T))) {
+      : op_(op),
+        along_(axis, in[0], in[2]),
+        count_(in[2].shape.size()),
+        bytes_(in[0].shape.size() * int64_t(sizeof(T))) {
     // Points of one outer slab never meet those of another; nor do columns right of the axis.
     outer_ = along_.outer;
     inner_ = along_.inner;
@@ -333,7 +336,8 @@ class ScatterAlongStep : public Step {
         along_.rows(o0 * slab_, o1 * slab_, put);
       } else {
         for (int64_t o = o0; o < o1; ++o)
-          for (int64_t k = 0; k < along; ++k) along_.rows((o * along + k) * inner_ + c0, (o * along + k) * inner_ + c1, put);
+          for (int64_t k = 0; k < along; ++k)
+            along_.rows((o * along + k) * inner_ + c0, (o * along + k) * inner_ + c1, put);
       }
     });
   }
@@ -356,12 +360,15 @@ Register gathers({Op::gather},
                    return std::make_unique<GatherStep>(op, in, attrs);
                  },
                  [](Op, int i, const Layout& x) { return i == 0 || x.is_contiguous(); });
-Register scatters({Op::scatter_add, Op::scatter_set}, [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
-  return by_dtype(info(op).name, in[0].dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
-    if (op == Op::scatter_add) return std::make_unique<ScatterStep<T, true>>(op, in, attrs);
-    return std::make_unique<ScatterStep<T, false>>(op, in, attrs);
-  });
-});
+Register scatters({Op::scatter_add, Op::scatter_set},
+                  [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
+                    return by_dtype(info(op).name, in[0].dtype,
+                                    [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
+                                      if (op == Op::scatter_add)
+                                        return std::make_unique<ScatterStep<T, true>>(op, in, attrs);
+                                      return std::make_unique<ScatterStep<T, false>>(op, in, attrs);
+                                    });
+                  });
 Register takes({Op::take_along_axis},
                [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
                  return std::make_unique<TakeAlongStep>(op, in, int(attrs[0]));

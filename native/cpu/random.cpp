@@ -1,5 +1,5 @@
-// random_uniform, random_normal, random_bits: block b of a call depends on seed, counter and b alone, so any split of the
-// work gives the same numbers.
+// random_uniform, random_normal, random_bits: block b of a call depends on seed, counter and b alone, so any split of
+// the work gives the same numbers.
 #include "isa.h"
 #include "isa/random.h"
 #include "registry.h"
@@ -22,7 +22,8 @@ class RandomStep : public Step {
     cost_ns = 20 + double(bytes_) * (d == kNormal64 ? 0.6 : d == kNormal32 ? 0.3 : 0.12);
   }
   void run(char* const* out, const char* const* in, char*) const override {
-    const uint64_t seed = *reinterpret_cast<const uint64_t*>(in[0]), counter = *reinterpret_cast<const uint64_t*>(in[1]);
+    const uint64_t seed = *reinterpret_cast<const uint64_t*>(in[0]),
+                   counter = *reinterpret_cast<const uint64_t*>(in[1]);
     Split split(bytes_, 1 << 16);  // whole blocks of 16 bytes
     parallel(split.tasks(), cost_ns, [&](int64_t i) {
       int64_t begin = split.begin(i);
@@ -41,7 +42,8 @@ Register randoms({Op::random_uniform, Op::random_normal, Op::random_bits},
                    DType t = out[0].dtype;
                    bool bits = op == Op::random_bits, uniform = op == Op::random_uniform;
                    if (bits ? t != DType::U32 && t != DType::U64 : t != DType::F32 && t != DType::F64)
-                     throw Error(Error::Type, std::string("[") + info(op).name + "] cannot make " + name(t) + ". Ask for " +
+                     throw Error(Error::Type, std::string("[") + info(op).name + "] cannot make " + name(t) +
+                                                  ". Ask for " +
                                                   (bits ? "uint32 or uint64." : "float32 or float64, and convert."));
                    Distribution d = bits ? kBits
                                     : t == DType::F32 ? (uniform ? kUniform32 : kNormal32)

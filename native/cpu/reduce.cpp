@@ -20,7 +20,7 @@ const ReduceTable& table() { return base::reduce_table; }
 
 constexpr int64_t kTask = 1 << 16;      // elements a task reads: 5 to 20 us
 constexpr int64_t kBlock = 1024;        // accumulators of a task: 8 KB of L1 at most
-constexpr int64_t kParallel = 32;       // results are split further (into chunks of what is reduced) below this many tasks
+constexpr int64_t kParallel = 32;  // results are split further (into chunks of what is reduced) below this many tasks
 
 Reduction reduction_of(Op op) {
   switch (op) {
@@ -159,7 +159,8 @@ class ReduceStep : public Step {
     int64_t chunks = 1;
     if (block_.tasks() < kParallel) {
       int64_t least = std::max<int64_t>(1, kTask / std::min(block_.grain, std::max<int64_t>(results_, 1)));
-      chunks = std::clamp<int64_t>(ceil_div(count_, least), 1, ceil_div(2 * kParallel, std::max<int64_t>(block_.tasks(), 1)));
+      chunks = std::clamp<int64_t>(ceil_div(count_, least), 1,
+                                   ceil_div(2 * kParallel, std::max<int64_t>(block_.tasks(), 1)));
     }
     chunk_ = Split(count_, ceil_div(count_, chunks));
     chunks_ = std::max<int64_t>(1, chunk_.tasks());
@@ -360,15 +361,16 @@ Register reductions({Op::sum, Op::prod, Op::max, Op::min, Op::any, Op::all},
                       return std::make_unique<ReduceStep>(op, out[0], in[0], AttrReader{attrs}.ints());
                     },
                     any_layout);
-Register args({Op::argmax, Op::argmin},
-              [](Op op, std::span<const Layout>, std::span<const Layout> in, std::span<const int64_t> attrs)
-                  -> std::unique_ptr<Step> {
-                return by_dtype(info(op).name, in[0].dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
-                  using E = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
-                  return std::make_unique<ArgStep<E>>(op, in[0], int(attrs[0]));
-                });
-              },
-              any_layout);
+Register args(
+    {Op::argmax, Op::argmin},
+    [](Op op, std::span<const Layout>, std::span<const Layout> in,
+       std::span<const int64_t> attrs) -> std::unique_ptr<Step> {
+      return by_dtype(info(op).name, in[0].dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
+        using E = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+        return std::make_unique<ArgStep<E>>(op, in[0], int(attrs[0]));
+      });
+    },
+    any_layout);
 
 }  // namespace
 }  // namespace knet::cpu

@@ -37,7 +37,8 @@ class ScanStep : public Step {
     } else if (axis_.inner == 1) {
       Split rows(axis_.outer, kChunk / std::max<int64_t>(axis_.n, 1));
       parallel(rows.tasks(), cost_ns, [&](int64_t task) {
-        for (int64_t r = rows.begin(task); r < rows.end(task); ++r) scan(x + r * axis_.n, y + r * axis_.n, 0, axis_.n, kIdentity);
+        for (int64_t r = rows.begin(task); r < rows.end(task); ++r)
+          scan(x + r * axis_.n, y + r * axis_.n, 0, axis_.n, kIdentity);
       });
     } else {
       Split columns(axis_.inner, kColumns);

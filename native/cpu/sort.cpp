@@ -1,5 +1,6 @@
-// sort: values and indices along one axis, stable, NaN last. Elements become unsigned keys whose order is the wanted one; a
-// row is sorted as (key, position) and the values are then read through the positions, so that -0.0 stays what it was.
+// sort: values and indices along one axis, stable, NaN last. Elements become unsigned keys whose order is the wanted
+// one; a row is sorted as (key, position) and the values are then read through the positions, so that -0.0 stays what
+// it was.
 #include <bit>
 #include <cstring>
 #include <vector>
@@ -48,8 +49,8 @@ inline uint64_t key(const Pair64& item) { return item.key; }
 inline uint64_t position(uint64_t item) { return uint32_t(item); }
 inline uint64_t position(const Pair64& item) { return item.at; }
 
-// Least digit first, 8 bits a pass (256 destinations stay in L1 and in the TLB); passes in which all keys agree are skipped.
-// The result is in `a`.
+// Least digit first, 8 bits a pass (256 destinations stay in L1 and in the TLB); passes in which all keys agree are
+// skipped. The result is in `a`.
 template <class I>
 void radix_sort(I* a, I* b, int64_t n, int key_bytes) {
   uint32_t count[8][256];
@@ -87,7 +88,8 @@ class SortStep : public Step {
     rows_ = axis.outer * axis.inner;
     long_ = axis.n > 2 * kRun && rows_ < 8;
     if (kPacked<T> && axis.n >= int64_t(1) << 32)
-      throw Error(Error::Value, "[sort] an axis of " + std::to_string(axis.n) + " is too long. Sort parts and merge them.");
+      throw Error(Error::Value,
+                  "[sort] an axis of " + std::to_string(axis.n) + " is too long. Sort parts and merge them.");
     per_task_ = Split(rows_, (1 << 13) / std::max<int64_t>(1, axis.n));
     scratch_bytes = long_ ? size_t(axis.n) * 2 * sizeof(I) : 0;
     cost_ns = 20 + double(rows_ * axis.n) * (axis.n < 64 ? 15 : 6.0 * sizeof(T));

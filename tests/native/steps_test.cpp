@@ -130,7 +130,8 @@ std::string describe(const char* what, const Operand& x) {
 }
 
 // Runs with 1, 2 and 4 threads; the results must be the same bytes. `in_place`: result 0 starts as a copy of input 0.
-void run(Op op, std::vector<Operand*> out, std::vector<const Operand*> in, std::vector<int64_t> attrs, bool in_place = false) {
+void run(Op op, std::vector<Operand*> out, std::vector<const Operand*> in, std::vector<int64_t> attrs,
+         bool in_place = false) {
   std::vector<Layout> lo, li;
   for (auto* o : out) lo.push_back(o->layout);
   for (auto* i : in) li.push_back(i->layout);
@@ -209,10 +210,14 @@ void reductions() {
     attrs.insert(attrs.end(), axes.begin(), axes.end());
     attrs.push_back(keep);
     if (is_float(t) && rng() % 4 == 0 && x.memory.size() > 64)
-      by_dtype("test", t, [&]<class T>(std::type_identity<T>) { reinterpret_cast<T*>(x.memory.data())[rng() % (x.memory.size() / sizeof(T))] = T(NAN); });
+      by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
+        reinterpret_cast<T*>(x.memory.data())[rng() % (x.memory.size() / sizeof(T))] = T(NAN);
+      });
     run(op, {&y}, {&x}, attrs);
     by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
-      using A = std::conditional_t<std::is_floating_point_v<T>, long double, std::conditional_t<std::is_signed_v<T> || std::is_same_v<T, bool>, int64_t, uint64_t>>;
+      using A =
+          std::conditional_t<std::is_floating_point_v<T>, long double,
+                             std::conditional_t<std::is_signed_v<T> || std::is_same_v<T, bool>, int64_t, uint64_t>>;
       std::vector<A> sum(size_t(o.size()), op == Op::prod ? A(1) : A(0));
       std::vector<A> magnitude(size_t(o.size()), A(0));
       std::vector<char> seen(size_t(o.size()), 0), flag(size_t(o.size()), op == Op::all);
@@ -221,8 +226,10 @@ void reductions() {
         auto c = unravel(i, s);
         std::vector<int64_t> d;
         for (int k = 0; k < s.rank; ++k) {
-          if (std::find(axes.begin(), axes.end(), k) == axes.end()) d.push_back(c[size_t(k)]);
-          else if (keep) d.push_back(0);
+          if (std::find(axes.begin(), axes.end(), k) == axes.end())
+            d.push_back(c[size_t(k)]);
+          else if (keep)
+            d.push_back(0);
         }
         size_t j = size_t(ravel(d, o));
         T v = x.get<T>(i);
@@ -241,18 +248,22 @@ void reductions() {
       }
       bool ok = true;
       for (size_t j = 0; j < size_t(o.size()); ++j) {
-        if (op == Op::any || op == Op::all) ok &= y.get<bool>(int64_t(j)) == bool(flag[j]);
-        else if (extreme) ok &= same<T>(y.get<T>(int64_t(j)), best[j]);
-        else by_dtype("test", to, [&]<class O>(std::type_identity<O>) {
-          if constexpr (std::is_floating_point_v<O>) {
-            double eps = sizeof(O) == 4 ? 1.2e-7 : 1e-13;
-            double got = double(y.get<O>(int64_t(j))), want = double(O(sum[j]));
-            double scale = op == Op::sum ? eps * (std::abs(want) + 1e-8 * double(magnitude[j])) : 1e-6 * std::abs(want) + 1e-30;
-            ok &= same(got, want) || std::abs(got - want) <= scale + 1e-12 * double(magnitude[j]);
-          } else {
-            ok &= y.get<O>(int64_t(j)) == O(sum[j]);
-          }
-        });
+        if (op == Op::any || op == Op::all)
+          ok &= y.get<bool>(int64_t(j)) == bool(flag[j]);
+        else if (extreme)
+          ok &= same<T>(y.get<T>(int64_t(j)), best[j]);
+        else
+          by_dtype("test", to, [&]<class O>(std::type_identity<O>) {
+            if constexpr (std::is_floating_point_v<O>) {
+              double eps = sizeof(O) == 4 ? 1.2e-7 : 1e-13;
+              double got = double(y.get<O>(int64_t(j))), want = double(O(sum[j]));
+              double scale =
+                  op == Op::sum ? eps * (std::abs(want) + 1e-8 * double(magnitude[j])) : 1e-6 * std::abs(want) + 1e-30;
+              ok &= same(got, want) || std::abs(got - want) <= scale + 1e-12 * double(magnitude[j]);
+            } else {
+              ok &= y.get<O>(int64_t(j)) == O(sum[j]);
+            }
+          });
       }
       expect(ok, describe(info(op).name, x) + " -> " + str(o) + " " + name(to));
     });
@@ -270,7 +281,8 @@ void args() {
     Operand x = scattered(t, s);
     if (is_float(t) && rng() % 2)
       by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
-        for (int k = 0; k < 3; ++k) reinterpret_cast<T*>(x.memory.data())[rng() % (x.memory.size() / sizeof(T))] = T(NAN);
+        for (int k = 0; k < 3; ++k)
+          reinterpret_cast<T*>(x.memory.data())[rng() % (x.memory.size() / sizeof(T))] = T(NAN);
       });
     Shape o;
     for (int k = 0; k < s.rank; ++k)
@@ -317,7 +329,9 @@ void scans() {
           for (int64_t r = 0; r < a.n; ++r) {
             int64_t p = (o * a.n + (reverse ? a.n - 1 - r : r)) * a.inner + i;
             acc = op == Op::cumprod ? acc * Accumulator<T>(x.get<T>(p)) : acc + Accumulator<T>(x.get<T>(p));
-            if (is_float(t)) ok &= same(t == DType::F32 ? double(y.get<float>(p)) : y.get<double>(p), t == DType::F32 ? double(float(acc)) : double(acc), 1e-6);
+            if (is_float(t))
+              ok &= same(t == DType::F32 ? double(y.get<float>(p)) : y.get<double>(p),
+                         t == DType::F32 ? double(float(acc)) : double(acc), 1e-6);
             else ok &= y.get<uint64_t>(p) == uint64_t(acc);
           }
         }
@@ -451,7 +465,8 @@ void indexing() {
     std::vector<int64_t> attrs{int64_t(axes.size())};
     attrs.insert(attrs.end(), axes.begin(), axes.end());
     attrs.push_back(at);
-    Operand x = op == Op::gather ? scattered(t, s) : contiguous(t, s), v = contiguous(t, vs), y = contiguous(t, op == Op::gather ? vs : s);
+    Operand x = op == Op::gather ? scattered(t, s) : contiguous(t, s), v = contiguous(t, vs),
+            y = contiguous(t, op == Op::gather ? vs : s);
     std::vector<const Operand*> in{&x};
     if (op != Op::gather) in.push_back(&v);
     for (auto& i : idx) in.push_back(&i);
@@ -501,7 +516,8 @@ void indexing() {
       if (k != axis) o[k] = std::min(s[k], is[k]) == 0 ? 0 : std::max(s[k], is[k]);
     }
     if (s[axis] == 0) continue;
-    Operand i = indices(is, s[axis]), x = take ? scattered(t, s) : contiguous(t, s), v = contiguous(t, o), y = contiguous(t, take ? o : s);
+    Operand i = indices(is, s[axis]), x = take ? scattered(t, s) : contiguous(t, s), v = contiguous(t, o),
+            y = contiguous(t, take ? o : s);
     if (take) run(Op::take_along_axis, {&y}, {&x, &i}, {axis});
     else run(Op::scatter_along_axis, {&y}, {&x, &v, &i}, {axis}, rng() & 1);
     by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
@@ -520,7 +536,8 @@ void indexing() {
       }
       bool ok = true;
       for (int64_t p = 0; p < y.size(); ++p) ok &= same(y.get<T>(p), want.get<T>(p));
-      expect(ok, describe(take ? "take_along_axis" : "scatter_along_axis", x) + " i " + str(is) + " axis " + std::to_string(axis));
+      expect(ok, describe(take ? "take_along_axis" : "scatter_along_axis", x) + " i " + str(is) + " axis " +
+                     std::to_string(axis));
     });
   }
   Operand x = contiguous(DType::F32, Shape{10, 3}), i = indices(Shape{4}, 10), y = contiguous(DType::F32, Shape{4, 3});
@@ -593,10 +610,10 @@ std::vector<const RandomTable*> random_tables() {
 
 void randoms() {
   // Known answers of the Random123 distribution: counter, key, result.
-  const uint32_t known[3][10] = {
-      {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-      {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-      {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+  const uint32_t known[3][10] = {{0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+                                 {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+                                 {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09,
+                                  0x94fdcceb, 0x5001e420, 0x24126ea1}};
   auto pair = [](const uint32_t* w) { return w[0] | uint64_t(w[1]) << 32; };
   for (auto* t : random_tables()) {
     for (auto& k : known) {
@@ -631,7 +648,8 @@ void randoms() {
     run(Op::random_bits, {&w}, {&seed, &counter}, {1, 2 * n + 4, int64_t(DType::U32)});
     double m[5] = {}, mean = 0, square = 0, low = 1, high = 0, worst = 0;
     for (int64_t i = 0; i < n; ++i) {
-      double x = t == DType::F32 ? double(u.get<float>(i)) : u.get<double>(i), y = t == DType::F32 ? double(z.get<float>(i)) : z.get<double>(i);
+      double x = t == DType::F32 ? double(u.get<float>(i)) : u.get<double>(i),
+             y = t == DType::F32 ? double(z.get<float>(i)) : z.get<double>(i);
       mean += x, square += x * x, low = std::min(low, x), high = std::max(high, x);
       for (int k = 1; k < 5; ++k) m[k] += std::pow(y, k);
       // Box-Muller in long double from the same bits.
@@ -653,7 +671,8 @@ void randoms() {
     for (double& k : m) k /= n;
     expect(low >= 0 && high < 1 && low < 1e-5 && high > 1 - 1e-5, "uniform range");
     expect(std::abs(mean - 0.5) < 6e-4 && std::abs(square - 1 / 3.0) < 6e-4, "uniform moments");
-    expect(std::abs(m[1]) < 2e-3 && std::abs(m[2] - 1) < 3e-3 && std::abs(m[3]) < 5e-3 && std::abs(m[4] - 3) < 3e-2, "normal moments");
+    expect(std::abs(m[1]) < 2e-3 && std::abs(m[2] - 1) < 3e-3 && std::abs(m[3]) < 5e-3 && std::abs(m[4] - 3) < 3e-2,
+           "normal moments");
     expect(worst < (t == DType::F32 ? 4e-7 : 1e-15), "normal accuracy " + std::to_string(worst * 1e16) + "e-16");
     std::printf("normal %s: worst error %.2g of the radius\n", name(t), worst);
   }

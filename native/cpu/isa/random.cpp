@@ -3,10 +3,11 @@
 //   bits       w0, w1, w2, w3 (a 64-bit result is w0 | w1 << 32)
 //   uniform32  (w >> 8) 2^-24
 //   uniform64  ((w0 | w1 << 32) >> 11) 2^-53
-//   normal32   r cos(a), r sin(a) of (w0, w1), then of (w2, w3): r = sqrt(-2 ln u), u = ((w0 >> 1) + 1/2) 2^-31, a = w1 2 pi 2^-32
+//   normal32   r cos(a), r sin(a) of (w0, w1), then of (w2, w3): r = sqrt(-2 ln u),
+//              u = ((w0 >> 1) + 1/2) 2^-31, a = w1 2 pi 2^-32
 //   normal64   the same of (w0 | w1 << 32, w2 | w3 << 32) with u = ((v >> 11) + 1/2) 2^-53 and a from 53 bits
-// (Box and Muller, 1958.) ln, sin and cos are polynomials below; only + - * / sqrt, each rounded by itself, never fused,
-// so that every machine and every device makes the same bits.
+// (Box and Muller, 1958.) ln, sin and cos are polynomials below; only + - * / sqrt, each rounded by itself, never
+// fused, so that every machine and every device makes the same bits.
 #pragma GCC optimize("fp-contract=off")
 #ifdef KNET_X86
 #include <immintrin.h>
@@ -159,7 +160,8 @@ struct Uniform32 {
 
 // An integer below 2^53 exactly: its halves placed in the mantissas of 2^84 and 2^52.
 inline F64 to_double(U64 v) {
-  F64 high = (F64)((v >> 32) | 0x4530000000000000u) - 0x1p84, low = (F64)((v & 0xffffffffu) | 0x4330000000000000u) - 0x1p52;
+  F64 high = (F64)((v >> 32) | 0x4530000000000000u) - 0x1p84,
+      low = (F64)((v & 0xffffffffu) | 0x4330000000000000u) - 0x1p52;
   return high + low;
 }
 
@@ -172,7 +174,8 @@ struct Uniform64 {
 };
 
 // The polynomials interpolate at Chebyshev nodes. Largest relative errors: 1.3e-8 (sin), 1.1e-9 (cos), 2.8e-9 (ln) for
-// float; 2e-17, 1e-18, 3e-20 for double. ln m = 2 s + s z P(z), s = (m - 1) / (m + 1), z = s^2, m in [sqrt(1/2), sqrt(2)).
+// float; 2e-17, 1e-18, 3e-20 for double. ln m = 2 s + s z P(z), s = (m - 1) / (m + 1), z = s^2, m in
+// [sqrt(1/2), sqrt(2)).
 inline F32 radius(U32 v) {
   F32 u = (__builtin_convertvector((I32)(v >> 1), F32) + 0.5f) * 0x1p-31f;
   I32 bits = (I32)u, e = (bits - 0x3f3504f3) >> 23;
@@ -268,6 +271,7 @@ void fill(uint64_t seed, uint64_t counter, uint64_t first, int64_t bytes, void* 
 
 }  // namespace
 
-extern const RandomTable random_table = {{fill<Bits>, fill<Uniform32>, fill<Uniform64>, fill<Normal32>, fill<Normal64>}};
+extern const RandomTable random_table = {
+    {fill<Bits>, fill<Uniform32>, fill<Uniform64>, fill<Normal32>, fill<Normal64>}};
 
 }  // namespace knet::cpu::KNET_ISA

@@ -7,8 +7,8 @@ namespace knet::cpu {
 enum Distribution : int { kBits, kUniform32, kUniform64, kNormal32, kNormal64, kDistributions };
 
 struct RandomTable {
-  // Every distribution makes 16 bytes of results from one block of four words, so block b fills bytes [16 b, 16 b + 16):
-  // `bytes` of them go to `out`, from block `first` on.
+  // Every distribution makes 16 bytes of results from one block of four words, so block b fills bytes [16 b, 16 b +
+  // 16): `bytes` of them go to `out`, from block `first` on.
   void (*fill[kDistributions])(uint64_t seed, uint64_t counter, uint64_t first, int64_t bytes, void* out);
 };
 

@@ -51,7 +51,8 @@ template <> struct DoubleOf<uint16_t> { using type = uint32_t; };
 template <class A, class T, int L>
 inline Vector<A, L> widen(Vector<T, L> x) {
   if constexpr (is_real<A> || sizeof(T) == 8) return __builtin_convertvector(x, Vector<A, L>);
-  else return widen<A, typename DoubleOf<T>::type, L>(__builtin_convertvector(x, Vector<typename DoubleOf<T>::type, L>));
+  else
+    return widen<A, typename DoubleOf<T>::type, L>(__builtin_convertvector(x, Vector<typename DoubleOf<T>::type, L>));
 }
 
 // Each reduction: A the accumulator, read() from elements, join() two accumulators; both for scalars and for vectors.
@@ -232,8 +233,8 @@ void cols(const void* from, int64_t cols, int64_t rows, int64_t row_stride, void
 }
 
 template <class R, class T>
-void arg(const void* from, int64_t cols, int64_t col_stride, int64_t rows, int64_t row_stride, int64_t first_row, void* to,
-         int64_t* at) {
+void arg(const void* from, int64_t cols, int64_t col_stride, int64_t rows, int64_t row_stride, int64_t first_row,
+         void* to, int64_t* at) {
   const T* x = static_cast<const T*>(from);
   T* best = static_cast<T*>(to);
   if (col_stride != 1) {

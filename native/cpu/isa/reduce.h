@@ -16,8 +16,8 @@ struct ReduceKernel {
   void (*rows)(const void* x, int64_t count, int64_t count_stride, int64_t n, int64_t stride, void* acc) = nullptr;
   // acc[c] = combine(acc[c], x[r * row_stride + c]) over r < rows, for c < cols.
   void (*cols)(const void* x, int64_t cols, int64_t rows, int64_t row_stride, void* acc) = nullptr;
-  // max and min only: best[c], at[c] over rows first_row + r (r < rows) of x[r * row_stride + c * col_stride]; the first of
-  // equals stays, a NaN wins over what is not.
+  // max and min only: best[c], at[c] over rows first_row + r (r < rows) of x[r * row_stride + c * col_stride]; the
+  // first of equals stays, a NaN wins over what is not.
   void (*arg)(const void* x, int64_t cols, int64_t col_stride, int64_t rows, int64_t row_stride, int64_t first_row,
               void* best, int64_t* at) = nullptr;
 };
