@@ -281,3 +281,26 @@ if pid == 0:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
+
+
+def test_a_pending_result_outlives_its_thread():
+    x = knet.array(a(5))
+    box = []
+    t = threading.Thread(target=lambda: box.append(knet.exp(x) * 2))
+    t.start()
+    t.join()
+    np.testing.assert_allclose(box[0].numpy(), np.exp(a(5)) * 2, rtol=1e-6)
+    np.testing.assert_allclose((box[0] + 1).numpy(), np.exp(a(5)) * 2 + 1, rtol=1e-6)
+
+
+def test_numbers_stay_weak_among_themselves():
+    x = knet.array(a(3))
+    assert (x * (knet.sin(2) + 1)).dtype == "float32"
+    seen = []
+
+    def f(s):
+        y = (x * (s * 2 + 1)).sum()
+        seen.append(y.dtype)
+        return y
+    grad(f)(3)
+    assert seen == ["float32"]

@@ -1,6 +1,7 @@
 #include "trace/trace.h"
 
 #include <algorithm>
+#include <mutex>
 #include "plan/runner.h"
 #include "trace/rulebook.h"
 
@@ -52,13 +53,48 @@ void Handle::share(Handle& other) {
 
 // ---- recording
 
-Trace& Trace::current() {
+// Traces outlive their threads, since handles of pending values may: when a thread ends, its trace waits for a new one.
+struct Home {
+  Trace* trace;
+  Home() {
+    std::lock_guard lock(mutex());
+    for (auto& t : idle())
+      if (t->values_.empty() && !t->running_) {
+        trace = t;
+        trace->orphan_ = false;
+        t = idle().back();
+        idle().pop_back();
+        return;
+      }
+    trace = new Trace;
+  }
+  ~Home() {
+    std::lock_guard lock(mutex());
+    trace->orphan_ = true;
+    trace->depth_ = 0;
+    idle().push_back(trace);
+  }
+  static std::mutex& mutex() {
+    static auto& m = *new std::mutex;
+    return m;
+  }
+  static std::vector<Trace*>& idle() {
+    static auto& v = *new std::vector<Trace*>;
+    return v;
+  }
+};
+
+Trace& Trace::of_this_thread() {
   if (Trace* t = Capture::active()) return *t;
-  static thread_local Trace trace;
-  if ((trace.pending_ > limits().pending_nodes || trace.pending_bytes_ > limits().pending_bytes) && trace.depth_ == 0 &&
-      !trace.running_) [[unlikely]]
-    trace.run();
-  return trace;
+  static thread_local Home home;
+  return *home.trace;
+}
+
+Trace& Trace::current() {
+  Trace& t = of_this_thread();
+  if ((t.pending_ > limits().pending_nodes || t.pending_bytes_ > limits().pending_bytes) && t.depth_ == 0) [[unlikely]]
+    t.run();
+  return t;
 }
 
 Trace::~Trace() { clear(); }
@@ -179,6 +215,18 @@ uint32_t Trace::cast(uint32_t v, DType to) {
   return append(Op::cast, {&v, 1}, {&attr, 1});
 }
 
+uint32_t Trace::cast_like(uint32_t v, DType to) {
+  if (spec(v).dtype == to) return v;
+  bool weak = spec(v).weak;
+  size_t at = words_.size();
+  uint32_t c = cast(v, to);
+  if (weak) {
+    values_[c].spec.weak = true;
+    words_[at] |= Head::kWeak;
+  }
+  return c;
+}
+
 // The type in which arrays and Python numbers meet: arrays promote among themselves; a number only lifts the kind
 // (bool < int < float), as in NumPy 2.
 static DType meet(const Trace& t, std::span<const uint32_t> in) {
@@ -225,7 +273,7 @@ uint32_t Trace::elementwise(Op op, std::span<const uint32_t> in) {
     case DTypeRule::FloatTest: t = to_float(meet(*this, in)); break;
     default: t = meet(*this, in);
   }
-  for (size_t i = from; i < in.size(); ++i) cast_in[i] = cast(in[i], t);
+  for (size_t i = from; i < in.size(); ++i) cast_in[i] = cast_like(in[i], t);
   return append(op, {cast_in, in.size()});
 }
 
@@ -297,7 +345,9 @@ void Trace::realize(Handle& h) {
     host().unlock();
     host().lock();
   }
-  if (!h.concrete() && !h.failure) t.run_keeping(t.depth_ > 0 || Capture::active() || &t != &Trace::current());
+  // Another thread's trace may be in the middle of an operation: its value numbers must stay.
+  bool foreign = &t != &Trace::of_this_thread() && !t.orphan_;
+  if (!h.concrete() && !h.failure) t.run_keeping(t.depth_ > 0 || foreign);
   if (h.failure) throw h.failure->error;
 }
 

@@ -46,6 +46,8 @@ class Trace {
   // This thread's. Call it once, at the start of an operation: when too much is pending it runs it first, and value numbers
   // got before are then void.
   static Trace& current();
+  // The same, but it runs nothing.
+  static Trace& of_this_thread();
 
   // ---- recording; every function returns value numbers of this trace and throws Error before anything is recorded
   uint32_t use(Handle&);                // the value of a handle; a concrete one becomes a leaf, a failed one throws
@@ -104,10 +106,14 @@ class Trace {
   int depth_ = 0;
   bool capturing_ = false;              // records a derivative rule or an expansion: nothing may run
   bool running_ = false;                // a run is under way (perhaps with the interpreter lock released)
+  bool orphan_ = false;                 // its thread has ended; what is pending is run by whoever reads it
+
+  friend struct Home;
 
   Value& add_value(const Spec&, uint32_t tracked);
   uint32_t add_leaf(const Spec&, Located, Handle*);
   void head(Op, size_t n_in, size_t n_attr, size_t n_out);
+  uint32_t cast_like(uint32_t v, DType to);  // as `cast`, but numbers stay weak
   void run_keeping(bool history);
   void clear() noexcept;
 };
@@ -119,8 +125,9 @@ struct Head {
   static int64_t pack(Op op, size_t n_in, size_t n_attr, size_t n_out) {
     return int64_t(op) | int64_t(n_in) << 16 | int64_t(n_attr) << 36 | int64_t(n_out) << 44;
   }
+  static constexpr int64_t kWeak = int64_t(1) << 62;  // a cast whose result is weak
   static Head unpack(int64_t w) {
-    return {Op(w & 0xffff), uint32_t(w >> 16 & 0xfffff), uint32_t(w >> 36 & 0xff), uint32_t(w >> 44 & 0xfffff)};
+    return {Op(w & 0xffff), uint32_t(w >> 16 & 0xfffff), uint32_t(w >> 36 & 0xff), uint32_t(w >> 44 & 0x3ffff)};
   }
 };
 
