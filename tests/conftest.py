@@ -2,6 +2,10 @@ import numpy as np
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=1, help="how many times more random programs and calls (default 1)")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -238,7 +238,9 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
       static constexpr DType kIndex = DType::I64, kSeed = DType::U64, kTest = DType::Bool;
       // Numbers alone are made alike at once, because a cast would make the result strong.
       static constexpr DType kDouble = DType::F64;
-      const DType* like = strong ? &common : floats && kind == Operand::Number ? &kDouble : nullptr;
+      // A float among the numbers makes float64 of integer arrays, and then every number is one.
+      const bool lifted = floats && kind == Operand::Number && !(strong && is_float(common));
+      const DType* like = lifted ? &kDouble : strong ? &common : nullptr;
       DType into;
       switch (e.inputs[std::min(i, e.inputs.size() - 1)].role) {
         // Floats are no indices: they stay floats, and the shape rule says so.

@@ -114,14 +114,15 @@ NB_MODULE(_core, m) {
       return steal(wrap(t, t.parameter(v)));
     });
   });
-  m.def("gradient", [](nb::object loss, nb::list parameters) {
+  m.def("number", [](nb::object x) { return handle_of(x.ptr()).value; },
+        "The value that a pending array stands for now, whatever the array is assigned later.");
+  m.def("gradient", [](nb::object loss, std::vector<uint32_t> parameters) {
     return checked([&] {
       Trace& t = Trace::current();
       uint32_t l = value_of(t, loss.ptr());
-      auto wrt = values_of(t, parameters);
-      uint32_t first = t.gradient(l, wrt);
+      uint32_t first = t.gradient(l, parameters);
       nb::list out;
-      for (uint32_t i = 0; i < wrt.size(); ++i) out.append(steal(wrap(t, first + i)));
+      for (uint32_t i = 0; i < parameters.size(); ++i) out.append(steal(wrap(t, first + i)));
       return out;
     });
   });

@@ -76,6 +76,7 @@ def _differentiate(f, argnum, has_aux, args, kwargs, op):
     try:
         parameters = [_core.parameter(x) if type(x) is KnetArray and x.dtype.kind == "f" else _parameter(x, path, op)
                       for x, path in zip(leaves, paths)]
+        numbers = [_core.number(p) for p in parameters]  # f may assign to its parameters: w += 1
         inner = rebuild(parameters)
         called = list(args)
         for k, i in enumerate(positions):
@@ -83,7 +84,7 @@ def _differentiate(f, argnum, has_aux, args, kwargs, op):
         result = f(*called, **kwargs)
         loss, aux = _split(result, op) if has_aux else (result, None)
         _check_loss(loss, op)
-        gradients = _core.gradient(loss, parameters) if type(loss) is KnetArray else None
+        gradients = _core.gradient(loss, numbers) if type(loss) is KnetArray else None
     finally:
         _core.leave()  # the outermost one computes everything that is pending
 
