@@ -122,17 +122,20 @@ class Backward {
       d = g_.add(Op::cast, {&d, 1}, {&a, 1});
     }
     if (have.shape == want.shape) return d;
-    if (have.shape.size() < want.shape.size() || have.shape.rank < want.shape.rank) return broadcast_to(d, want.shape);
     std::vector<int64_t> axes;
+    Shape left;  // what the sum leaves, in dimensions that fit those of `want` from the right
     int lead = have.shape.rank - want.shape.rank;
-    for (int i = 0; i < have.shape.rank; ++i)
-      if (i < lead || (want.shape[i - lead] == 1 && have.shape[i] != 1)) axes.push_back(i);
+    for (int i = 0; i < have.shape.rank; ++i) {
+      bool summed = i < lead || (want.shape[i - lead] == 1 && have.shape[i] != 1);
+      if (summed) axes.push_back(i);
+      if (i >= lead) left.push(summed ? 1 : have.shape[i]);
+    }
     std::vector<int64_t> attrs{int64_t(axes.size())};
     attrs.insert(attrs.end(), axes.begin(), axes.end());
     attrs.push_back(0);
     if (!axes.empty()) d = g_.add(Op::sum, {&d, 1}, attrs);
-    if (!(g_.values[d].shape == want.shape)) d = reshape(d, want.shape);
-    return d;
+    if (!(g_.values[d].shape == left)) d = reshape(d, left);
+    return left == want.shape ? d : broadcast_to(d, want.shape);  // a rule may give a number for all elements
   }
 
   // Contributions that are zero but for a region or a few places are added into what is there, in place if it can be.

@@ -2,6 +2,8 @@
 #include "plan/program.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 
 #include "plan/describe.h"
 #include "plan/views.h"
@@ -146,6 +148,11 @@ class Flat final : public Program {
       s += " | in " + std::to_string(in.size()) + ", out " + std::to_string(out.size()) + ", " + human_bytes(w.bytes);
       std::string more = steps_[k]->text();
       if (!more.empty()) s += " | " + more;
+      if (k < took_us_.size()) {
+        char us[32];
+        std::snprintf(us, sizeof us, " | %.1f us", took_us_[k]);
+        s += us;
+      }
       s += "\n";
     }
     return s;
@@ -154,6 +161,7 @@ class Flat final : public Program {
  private:
   void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars) const {
     Block<char*, 64> pointers(most_operands_);
+    if (timed) took_us_.assign(calls_.size(), 0);
     const Call* c = calls_.data();
     try {
       for (const Call* end = c + calls_.size(); c != end; ++c) {
@@ -167,6 +175,13 @@ class Flat final : public Program {
               if (m->last) break;
             }
           pointers[i] = at;
+        }
+        if (timed) [[unlikely]] {
+          using Clock = std::chrono::steady_clock;
+          auto start = Clock::now();
+          c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
+          took_us_[size_t(c - calls_.data())] = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+          continue;
         }
         c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
       }
@@ -189,6 +204,7 @@ class Flat final : public Program {
   std::vector<std::shared_ptr<const Step>> steps_;
   std::vector<Words> words_;
   std::vector<uint32_t> values_;
+  mutable std::vector<double> took_us_;  // per kernel, of the last timed run
   std::vector<uint32_t> target_of_;  // while building: result -> target
 
   void constants(const Graph& g, const Placement& p) {

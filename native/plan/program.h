@@ -64,6 +64,7 @@ class Program {
   virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) = 0;
   virtual std::string text() const = 0;
   virtual ~Program() = default;
+  bool timed = false;    // while set, a run notes how long each kernel takes, and text() tells
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;
   double cost_ns = 0;    // sum over steps

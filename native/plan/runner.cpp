@@ -297,6 +297,7 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   std::vector<Located> outputs(p->outputs.size());
   // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
   bool unlock = p->program->cost_ns > 50e3 && host().unlock;
+  p->program->timed = bool(reporter());
   t_.running_ = true;
   if (unlock) host().unlock();
   std::unique_ptr<Error> error;
@@ -329,7 +330,11 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
       t_.bound_.push_back({p->outputs[i], false, std::move(outputs[i])});
     }
   }
-  if (reporter()) reporter()(std::move(report));
+  if (reporter()) {
+    report.stages.program = p->program->text();
+    p->program->timed = false;
+    reporter()(std::move(report));
+  }
 }
 
 void Runner::fail(std::span<const uint32_t> values, Error e) {
