@@ -1,6 +1,4 @@
 """Looking inside: plans in words, memory, settings."""
-from dataclasses import dataclass, field
-
 from . import _core
 
 
@@ -29,12 +27,13 @@ def explain(f, *args, stages=False, **kwargs):
 STAGES = ("recorded", "differentiated", "simplified", "batched", "fused", "placed", "program")
 
 
-@dataclass
 class Explanation:
-    """What `explain` saw: one entry of `runs` (a dictionary) for each program that ran."""
-    result: object
-    runs: list = field(repr=False)
-    stages: bool = False
+    """What `explain` saw: one entry of `runs` (a dictionary) for each program that ran, and the `result` of the function."""
+
+    def __init__(self, result, runs, stages=False):
+        self.result = result
+        self.runs = runs
+        self.stages = stages
 
     @property
     def kernels(self):

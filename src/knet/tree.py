@@ -1,6 +1,4 @@
 """Containers of parameters: any nest of list, tuple, namedtuple, dict and dataclass, with arrays or numbers as leaves."""
-import dataclasses
-
 from ._core import KnetArray
 
 
@@ -78,7 +76,8 @@ def _walk(x, path, leaves, paths, op, open_ids):
                 return same
 
             return build_dict
-        if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        if hasattr(type(x), "__dataclass_fields__"):
+            import dataclasses  # here, since it takes longer to import than we do; now somebody has
             names = [f.name for f in dataclasses.fields(x)]
             parts = {n: _walk(getattr(x, n), f"{path}.{n}", leaves, paths, op, open_ids) for n in names}
 
