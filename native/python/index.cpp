@@ -215,6 +215,7 @@ Key read_key(const Shape& x, PyObject* k) {
   for (int i = 0; i < raw.n; ++i) {
     const Item& r = raw.items[i];
     if (r.what == Item::Rest) {
+      if (axes == x.rank) key.add(Item::Rest, r.key, 0);  // it takes nothing, and still keeps index arrays apart
       whole(x.rank - axes);
       continue;
     }
