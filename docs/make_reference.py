@@ -11,26 +11,27 @@ import numpy as np
 
 import knet
 from knet import _core
-from knet.ops import ALIASES, REGISTRY, Op
+from knet.ops import REGISTRY, Op
+from knet.ops.define import sample
 
 INTRO = """# Reference
 
 Every public name of Knet. This page is generated from the entries in `src/knet/ops` and from docstrings by
 `docs/make_reference.py`; `help(knet.conv4)` shows all of a docstring.
 
-Shapes follow NumPy: elementwise operations broadcast; `axis` counts from the end if negative; in a reduction it may be a tuple, and
-None means all. `x` may be a `KnetArray`, a NumPy array, a number or a list of numbers. Types follow NumPy too, but numbers
-made in Python take the type of the arrays they meet.
+Shapes follow NumPy: elementwise operations broadcast; `axis` counts from the end if it is negative; in a reduction it
+may be a tuple, and None means all. Where an array is asked for, a `KnetArray`, a NumPy array, a number or a list of
+numbers will do. Types follow NumPy too: a Python number takes the type of the array that it meets.
 
-In the tables, *NumPy* names the NumPy functions that are recorded as this operation when they are called on our arrays. *d* says whether
-gradients pass: ✓ they do, to any order; where there is no mark the result does not depend smoothly on the inputs, or has none.
+In the tables, *NumPy* names NumPy's functions that are recorded as this operation when they are called on our arrays.
+*d* tells whether gradients pass: ✓, to any order; no mark where there are none, or zero almost everywhere.
 
 """
 
 TITLES = {
     "elementwise": "Elementwise", "reduce": "Reductions and scans", "shape": "Shapes, joining, making arrays",
-    "index": "Indexing and sorting", "linalg": "Products", "conv": "Convolution and pooling", "random": "Random numbers",
-    "compound": "Soft-max, losses, dropout",
+    "index": "Indexing and sorting", "linalg": "Products", "conv": "Convolution and pooling",
+    "random": "Random numbers", "compound": "Soft-max, losses, dropout",
 }
 OUTSIDE = (
     ("Differentiation", "knet", ("grad", "gradloss", "value_and_grad", "value", "primitive", "Primitive", "gradcheck")),
@@ -38,6 +39,16 @@ OUTSIDE = (
     ("Looking inside", "knet", ("explain", "memory", "trim")),
 )
 MODULES = ("optim", "train", "init", "data", "tree")
+
+
+COLUMNS = ("name", "meaning", "kind", "NumPy", "d")
+ARRAYS = """Element types: {dtypes}. The half-precision and complex ones have names but no kernels yet.
+
+### Attributes and methods of `KnetArray`
+
+Beside these it has Python's operators and NumPy's indexing, and takes part in NumPy's functions.
+
+"""
 
 
 def public_names():
@@ -72,8 +83,11 @@ def table(rows, head):
 
 def by_file():
     """File of `knet.ops` -> its public entries, in the order in which they are written."""
-    owner = {id(entry): file for file in TITLES for entry in vars(import_module(f"knet.ops.{file}")).values()
-             if isinstance(entry, Op)}
+    owner = {}
+    for file in TITLES:
+        for entry in vars(import_module(f"knet.ops.{file}")).values():
+            if isinstance(entry, Op):
+                owner.setdefault(id(entry), file)  # later files may import it
     found = {file: [] for file in TITLES}
     file = None
     for entry in REGISTRY.values():  # entries of one file stand together; those made in a loop have no name there
@@ -84,28 +98,43 @@ def by_file():
 
 
 def passes_gradients(entry):
-    """An operation says so itself. A function or compound is asked on its samples: does any input get a gradient?"""
+    """An operation says so itself. A function or compound is asked: does any input of a sample get a gradient?"""
     if isinstance(entry, Op) and (entry.grad is not None or entry.kind != "Compound"):
         return entry.grad is not None
     rng = np.random.default_rng(0)
-    for s in entry.samples:
-        inputs = [i(rng) if callable(i) else rng.uniform(0.3, 0.9, i) if isinstance(i, tuple) else i for i in s.inputs]
-        floats = [k for k, x in enumerate(inputs) if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    return any(_moves(entry, s, [draw(rng, i) for i in s.inputs], rng) for s in entry.samples or USUAL)
 
-        def loss(xs):
-            given = list(inputs)
-            for k, x in zip(floats, xs):
-                given[k] = x
-            results = entry.fn(*given, **s.attrs)
-            results = results if isinstance(results, (tuple, list)) else [results]
-            return sum(knet.sum(y * knet.array(rng.uniform(1, 2, y.shape)))
-                       for y in results if getattr(getattr(y, "dtype", None), "kind", "") == "f")
-        try:
-            if floats and any(np.any(d) for d in knet.grad(loss)([inputs[k] for k in floats])):
-                return True
-        except TypeError:  # no result is a float
-            pass
-    return False
+
+# Calls that fit the functions whose entries have no samples; those that do not fit raise.
+USUAL = (sample((4, 4)), sample((4, 4), 2), sample(lambda rng: [rng.uniform(size=(4, 4)) for _ in range(2)]),
+         sample("ij,jk", (4, 4), (4, 4)))
+
+
+def draw(rng, x):
+    return x(rng) if callable(x) else rng.uniform(0.3, 0.9, x) if isinstance(x, tuple) else x
+
+
+def is_float(x):
+    return getattr(getattr(x, "dtype", None), "kind", "") == "f"
+
+
+def _moves(entry, s, inputs, rng):
+    """Does a weighted sum of the results have a gradient that is not zero?"""
+    taken = [x if isinstance(x, (list, tuple)) else [x] for x in inputs]
+
+    def loss(parameters):
+        new = iter(parameters)
+        given = [[next(new) if is_float(x) else x for x in xs] for xs in taken]
+        given = [xs if isinstance(x, (list, tuple)) else xs[0] for x, xs in zip(inputs, given)]
+        results = entry.fn(*given, **s.attrs)
+        results = results if isinstance(results, (tuple, list)) else [results]
+        return sum(knet.sum(y * knet.array(rng.uniform(1, 2, y.shape))) for y in results if is_float(y))
+
+    parameters = [x for xs in taken for x in xs if is_float(x)]
+    try:
+        return bool(parameters) and any(np.any(d) for d in knet.grad(loss)(parameters))
+    except Exception:  # a call that does not fit
+        return False
 
 
 def row(entry):
@@ -146,14 +175,11 @@ def text():
         parts.append(f"## {title}\n\n" + listed(import_module(module), names))
         if title == "Arrays":
             dtypes = ", ".join(f"`{name}`" for name in _core.dtypes() if name != "dtype")
-            parts.append(f"Element types: {dtypes}. The half-precision and complex ones have names but no kernels yet.\n\n"
-                         "### Attributes and methods of `KnetArray`\n\n"
-                         "Beside these it has Python's operators, NumPy's indexing, and takes part in NumPy's functions.\n\n")
-            parts.append(methods())
+            parts.append(ARRAYS.format(dtypes=dtypes) + methods())
         if title == "Looking inside":
             parts.append("### Settings: `knet.config`\n\n" + settings())
     for file, entries in by_file().items():
-        parts.append(f"## {TITLES[file]}\n\n" + table([row(e) for e in entries], ("name", "meaning", "kind", "NumPy", "d")))
+        parts.append(f"## {TITLES[file]}\n\n" + table([row(e) for e in entries], COLUMNS))
     for name in MODULES:
         module = import_module(f"knet.{name}")
         names = getattr(module, "__all__", None) or [

@@ -91,7 +91,7 @@ absolute = elementwise(
     "absolute", "x", c="vm::abs(a)", c_int="a < T(0) ? T(-a) : a", c_bool="a", aliases=("abs",), reference="absolute",
     numpy=("abs",), domain=([(-2, -0.1), (0.1, 2)],),
     grad=(lambda dy, y, x: dy * sign(x),),
-    doc="|x|.")
+    doc="|x|, the absolute value; its derivative at 0 is 0.")
 
 fabs = elementwise(
     "fabs", "x", rule="Float", c="vm::abs(a)", reference="fabs", domain=([(-2, -0.1), (0.1, 2)],),
@@ -101,7 +101,7 @@ fabs = elementwise(
 sign = elementwise(
     "sign", "x", c="vm::sign(a)", c_int="T((a > T(0)) - (a < T(0)))", reference="sign",
     domain=([(-2, -0.1), (0.1, 2)],),
-    doc="-1, 0 or 1.")
+    doc="The sign of x: -1, 0 or 1, in the type of x; NaN stays NaN.")
 
 square = elementwise(
     "square", "x", c="a * a", aliases=("abs2",), reference="square",
@@ -152,7 +152,7 @@ def round(x, decimals=0):
 
 @function(reference="divmod", samples=(sample((3, 4), lambda rng: rng.uniform(1, 2, (3, 4))),))
 def divmod(a, b):
-    """floor_divide(a, b) and remainder(a, b)."""
+    """The pair floor_divide(a, b), remainder(a, b)."""
     return floor_divide(a, b), remainder(a, b)
 
 
@@ -196,17 +196,17 @@ def ldexp(x, n):
 log = elementwise(
     "log", "x", rule="Float", c="vm::log(a)", reference="log", domain=(0.2, 3),
     grad=(lambda dy, y, x: dy / x,),
-    doc="The natural logarithm.")
+    doc="The natural logarithm; -inf at 0, NaN below.")
 
 log2 = elementwise(
     "log2", "x", rule="Float", c="vm::log2(a)", reference="log2", domain=(0.2, 3),
     grad=(lambda dy, y, x: dy / (LN2 * x),),
-    doc="The logarithm to base 2.")
+    doc="The logarithm to base 2; -inf at 0, NaN below.")
 
 log10 = elementwise(
     "log10", "x", rule="Float", c="vm::log10(a)", reference="log10", domain=(0.2, 3),
     grad=(lambda dy, y, x: dy / (LN10 * x),),
-    doc="The logarithm to base 10.")
+    doc="The logarithm to base 10; -inf at 0, NaN below.")
 
 log1p = elementwise(
     "log1p", "x", rule="Float", c="vm::log1p(a)", reference="log1p", domain=(-0.7, 2),
@@ -280,17 +280,17 @@ hypot = elementwise(
 sinh = elementwise(
     "sinh", "x", rule="Float", c="vm::sinh(a)", reference="sinh",
     grad=(lambda dy, y, x: dy * cosh(x),),
-    doc="The hyperbolic sine.")
+    doc="The hyperbolic sine of x.")
 
 cosh = elementwise(
     "cosh", "x", rule="Float", c="vm::cosh(a)", reference="cosh",
     grad=(lambda dy, y, x: dy * sinh(x),),
-    doc="The hyperbolic cosine.")
+    doc="The hyperbolic cosine of x.")
 
 tanh = elementwise(
     "tanh", "x", rule="Float", c="vm::tanh(a)", reference="tanh",
     grad=(lambda dy, y, x: dy * (1 - y * y),),
-    doc="The hyperbolic tangent.")
+    doc="The hyperbolic tangent of x.")
 
 arcsinh = elementwise(
     "arcsinh", "x", rule="Float", c="vm::asinh(a)", aliases=("asinh",), reference="arcsinh", numpy=("asinh",),
@@ -313,13 +313,13 @@ degrees = elementwise(
     "degrees", "x", rule="Float", c=f"a * T({180 / PI!r})", aliases=("rad2deg",), reference="degrees",
     numpy=("rad2deg",),
     grad=(lambda dy, y, x: dy * (180 / PI),),
-    doc="Radians to degrees.")
+    doc="x in radians as degrees.")
 
 radians = elementwise(
     "radians", "x", rule="Float", c=f"a * T({PI / 180!r})", aliases=("deg2rad",), reference="radians",
     numpy=("deg2rad",),
     grad=(lambda dy, y, x: dy * (PI / 180),),
-    doc="Degrees to radians.")
+    doc="x in degrees as radians.")
 
 
 def _dsinc(dy, y, x):
@@ -350,24 +350,24 @@ def _share(dy, loses, ties):
 maximum = elementwise(
     "maximum", "a, b", c="vm::max(a, b)", c_int="a > b ? a : b", c_bool="a || b", commutative=True, reference="maximum",
     grad=(lambda dy, y, a, b: _share(dy, a < b, a == b), lambda dy, y, a, b: _share(dy, b < a, a == b)),
-    doc="The larger one; NaN if either is.")
+    doc="The larger of a and b; NaN if either is. Where they are equal each gets half of the gradient.")
 
 minimum = elementwise(
     "minimum", "a, b", c="vm::min(a, b)", c_int="a < b ? a : b", c_bool="a && b", commutative=True, reference="minimum",
     grad=(lambda dy, y, a, b: _share(dy, a > b, a == b), lambda dy, y, a, b: _share(dy, b > a, a == b)),
-    doc="The smaller one; NaN if either is.")
+    doc="The smaller of a and b; NaN if either is. Where they are equal each gets half of the gradient.")
 
 fmax = elementwise(
     "fmax", "a, b", c="vm::fmax(a, b)", c_int="a > b ? a : b", c_bool="a || b", commutative=True, reference="fmax",
     grad=(lambda dy, y, a, b: _share(dy, logical_or(a < b, isnan(a)), a == b),
           lambda dy, y, a, b: _share(dy, logical_or(b < a, isnan(b)), a == b)),
-    doc="The larger one; the other one if one is NaN.")
+    doc="The larger of a and b; if one is NaN, the other.")
 
 fmin = elementwise(
     "fmin", "a, b", c="vm::fmin(a, b)", c_int="a < b ? a : b", c_bool="a && b", commutative=True, reference="fmin",
     grad=(lambda dy, y, a, b: _share(dy, logical_or(a > b, isnan(a)), a == b),
           lambda dy, y, a, b: _share(dy, logical_or(b > a, isnan(b)), a == b)),
-    doc="The smaller one; the other one if one is NaN.")
+    doc="The smaller of a and b; if one is NaN, the other.")
 
 clamp = elementwise(
     "clamp", "x, lo, hi", c="vm::min(vm::max(a, b), c)", c_int="a < b ? (b < c ? b : c) : (a < c ? a : c)",
@@ -442,7 +442,7 @@ where = elementwise(
     "where", "condition, a, b", rule="Where", c="vm::select(a, b, c)", reference="where",
     grad=(None, lambda dy, y, condition, a, b: where(condition, dy, 0),
           lambda dy, y, condition, a, b: where(condition, 0, dy)),
-    doc="a where the condition holds, b elsewhere.")
+    doc="a where the condition holds, b elsewhere; all three broadcast.")
 
 
 # ---- bits and whole numbers
@@ -485,7 +485,7 @@ heaviside = elementwise(
     "heaviside", "x, h", rule="Float", reference="heaviside", domain=([(-2, -0.1), (0.1, 2)], (-2, 2)),
     c="vm::select(a < T(0), T(0), vm::select(a > T(0), T(1), vm::select(a == T(0), b, a)))",
     grad=(None, lambda dy, y, x, h: where(x == 0, dy, 0)),
-    doc="0 below 0, 1 above, h at 0.")
+    doc="The step function: 0 where x is below 0, 1 above, h at 0.")
 
 cast = elementwise(
     "cast", "x, dtype: dtype", public=False, rule="None",
@@ -512,12 +512,12 @@ leaky_relu = elementwise(
     reference=lambda x, slope=0.01: np.where(np.asarray(x) > 0, x, np.multiply(x, slope)),
     domain=([(-2, -0.1), (0.1, 2)], (0.1, 0.5)),
     grad=(lambda dy, y, x, slope: where(x > 0, dy, dy * slope), lambda dy, y, x, slope: where(x > 0, 0, dy * x)),
-    doc="x above 0, slope * x below.")
+    doc="x where it is above 0, slope * x below.")
 
 sigm = elementwise(
     "sigm", "x", rule="Float", c="vm::sigm(a)", aliases=("sigmoid",), reference=lambda x: np.exp(-np.logaddexp(0, -x)),
     grad=(lambda dy, y, x: dy * y * (1 - y),),
-    doc="1 / (1 + exp(-x)).")
+    doc="The logistic function, 1 / (1 + exp(-x)).")
 
 log_sigmoid = elementwise(
     "log_sigmoid", "x", rule="Float", c="vm::min(a, T(0)) - vm::log1p(vm::exp(-vm::abs(a)))",
@@ -596,7 +596,7 @@ hardtanh = elementwise(
     "hardtanh", "x", c="vm::min(vm::max(a, T(-1)), T(1))", rule="Float", reference=lambda x: np.clip(x, -1, 1),
     domain=([(-2, -1.1), (-0.9, 0.9), (1.1, 2)],),
     grad=(lambda dy, y, x: where(logical_and(y > -1, y < 1), dy, 0),),
-    doc="x between -1 and 1, and no more.")
+    doc="x, but -1 below -1 and 1 above 1.")
 
 
 # ---- special functions

@@ -34,7 +34,14 @@ generator = Generator(int.from_bytes(os.urandom(8), "little"))
 
 @function()
 def seed(n):
-    """Make all random numbers that follow depend on `n` alone."""
+    """Make all random numbers that follow depend on the integer `n` alone, whatever the device and the threads.
+
+    >>> knet.seed(1)
+    >>> first = knet.rand(3).tolist()
+    >>> knet.seed(1)
+    >>> knet.rand(3).tolist() == first
+    True
+    """
     generator.seed(n)
 
 
@@ -125,7 +132,10 @@ def _is(x, value):
 
 @function()
 def uniform(low=0.0, high=1.0, shape=None, dtype=None):
-    """Uniform numbers in [low, high). low and high may be arrays (and differentiated)."""
+    """Uniform numbers in [low, high), which may be arrays, and gradients pass to them.
+
+    shape: that of low and high broadcast unless given; dtype: float32 (see `knet.config`) or float64.
+    """
     dtype = _float(dtype)
     u = random_uniform(*next_key(), shape=_shape_of(low, high, shape=shape), dtype=dtype)
     if _is(low, 0):
@@ -135,7 +145,11 @@ def uniform(low=0.0, high=1.0, shape=None, dtype=None):
 
 @function()
 def normal(mean=0.0, std=1.0, shape=None, dtype=None):
-    """Normal numbers. mean and std may be arrays (and differentiated)."""
+    """Normal numbers with this mean and standard deviation, which may be arrays, and gradients pass to them.
+
+    shape: that of mean and std broadcast unless given; dtype: float32 (see `knet.config`) or float64. By the method of
+    Box and Muller (1958).
+    """
     dtype = _float(dtype)
     z = random_normal(*next_key(), shape=_shape_of(mean, std, shape=shape), dtype=dtype)
     z = z if _is(std, 1) else ops.multiply(z, std)
@@ -156,7 +170,10 @@ def randn(*shape, dtype=None):
 
 @function(aliases=("randint",))
 def integers(low, high=None, shape=(), dtype="int64"):
-    """Integers in low, ..., high - 1 (0, ..., low - 1 if there is no high), all equally likely."""
+    """Integers in low, ..., high - 1 (0, ..., low - 1 if there is no high), all equally likely.
+
+    Raises ValueError if there is none, or if the range is wider than 2**53.
+    """
     if high is None:
         low, high = 0, low
     if isinstance(low, int) and isinstance(high, int):
@@ -181,7 +198,7 @@ def permutation(x, axis=0):
 
 @function()
 def bernoulli(p=0.5, shape=None, dtype="bool"):
-    """True with probability p."""
+    """True with probability p, which may be an array; the shape is that of p unless given."""
     u = random_uniform(*next_key(), shape=_shape_of(p, shape=shape), dtype="float32")
     hit = ops.less(u, p)
     return ops.cast(hit, dtype=dtype)
@@ -206,7 +223,10 @@ def categorical(logits=None, probs=None, axis=-1, shape=()):
 
 @function()
 def choice(x, shape=(), replace=True, p=None):
-    """Elements drawn from a vector (or from 0, ..., x - 1), with probabilities p if given."""
+    """Elements drawn from a vector (or from 0, ..., x - 1), with probabilities p if given.
+
+    replace: whether one may be drawn again. Raises ValueError where more are to be drawn than there are.
+    """
     n = x if isinstance(x, int) else as_array(x).shape[0]
     shape = as_shape(shape)
     count = math.prod(shape)

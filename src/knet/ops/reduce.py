@@ -41,7 +41,7 @@ _EMPTY = (sample((0, 3), axis=0), sample((0,)))
 sum = primitive(
     "sum", "x, axis: axes = None, keepdims: bool = False", "Reduce", reference="sum", samples=_SHAPES + _EMPTY,
     grad=(lambda dy, y, x, axis, keepdims: _spread(dy, x, axis, keepdims),),
-    doc="The sum over axes. Bools and small integers are summed in 64 bits.")
+    doc="The sum over axes; of bools and small integers in 64 bits.")
 
 
 def _moved(v, axis, by, fill):
