@@ -1,5 +1,6 @@
 """Differentiation: `grad` of a plain function, and what goes with it."""
 import functools
+import operator
 
 from . import _core, tree
 from ._core import KnetArray
@@ -21,6 +22,8 @@ def grad(f, argnum=0, has_aux=False):
     >>> grad(lambda w, x: (w[0] * x + w[1]) ** 2)([2.0, 1], 3.0)
     [42.0, 14.0]
     """
+    _check_function(f, "grad")
+
     @functools.wraps(f)
     def gradient(*args, **kwargs):
         d, _, aux = _differentiate(f, argnum, has_aux, args, kwargs, "grad")
@@ -35,6 +38,8 @@ def gradloss(f, argnum=0, has_aux=False):
     >>> gradloss(lambda x: x * x)(3.0)
     (6.0, 9.0)
     """
+    _check_function(f, "gradloss")
+
     @functools.wraps(f)
     def gradient_and_value(*args, **kwargs):
         d, value, aux = _differentiate(f, argnum, has_aux, args, kwargs, "gradloss")
@@ -49,6 +54,8 @@ def value_and_grad(f, argnum=0, has_aux=False):
     >>> value_and_grad(lambda x: x * x)(3.0)
     (9.0, 6.0)
     """
+    _check_function(f, "value_and_grad")
+
     @functools.wraps(f)
     def value_and_gradient(*args, **kwargs):
         d, value, aux = _differentiate(f, argnum, has_aux, args, kwargs, "value_and_grad")
@@ -58,13 +65,31 @@ def value_and_grad(f, argnum=0, has_aux=False):
 
 
 def value(x):
-    """The value of `x` as a constant: no gradient flows through it. Plain values are returned as they are."""
+    """The value of `x` as a constant: no gradient flows through it. Of a list, tuple, dict or dataclass, the same nest of
+    constants; plain values are returned as they are."""
+    if isinstance(x, (list, tuple, dict)) or hasattr(type(x), "__dataclass_fields__"):
+        leaves, _, rebuild = tree.flatten(x, "value")
+        return rebuild([_constant(v) for v in leaves])
+    return _constant(x)
+
+
+def _constant(x):
     return _core.stop(x) if _core.tracked(x) else x
 
 
+def _check_function(f, op):
+    if not callable(f):
+        raise TypeError(f"[{op}] {type(f).__name__} is not a function. Pass the function and call the result: "
+                        f"{op}(f)(w, x), not {op}(f(w, x)).")
+
+
 def _differentiate(f, argnum, has_aux, args, kwargs, op):
-    several = not isinstance(argnum, int)
-    positions = tuple(argnum) if several else (argnum,)
+    several = isinstance(argnum, (tuple, list))
+    try:
+        positions = tuple(map(operator.index, argnum)) if several else (operator.index(argnum),)
+    except TypeError:
+        raise TypeError(f"[{op}] argnum is {argnum!r}. Give the position of the argument, an integer, or a tuple of "
+                        f"positions.") from None
     for i in positions:
         if not -len(args) <= i < len(args):
             raise TypeError(f"[{op}] argument {i} is to be differentiated, but the call has {len(args)} positional arguments. "
@@ -186,7 +211,7 @@ class Primitive:
     def __call__(self, *xs, **kwargs):
         if not any(_core.tracked(x) for x in xs):
             return self._f(*xs, **kwargs)
-        y = self._f(*[value(x) for x in xs], **kwargs)
+        y = self._f(*[_constant(x) for x in xs], **kwargs)
         if self._derivative is None:
             raise TypeError(f"[{self.__name__}] has no derivative. Give it one with @{self.__name__}.derivative.")
         key = tuple(sorted(kwargs.items()))

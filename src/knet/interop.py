@@ -70,6 +70,19 @@ def _compared(name):
 _FACTS.update({name: _compared(name) for name in ("array_equal", "array_equiv", "allclose")})
 
 
+def _saved(name):
+    """np.save and its kin write numbers to a file; what is being differentiated is refused, as everywhere."""
+    def save(*args, **kwargs):
+        import numpy
+        plain = [numpy.asarray(x) if isinstance(x, _core.KnetArray) else x for x in args]
+        named = {k: numpy.asarray(x) if isinstance(x, _core.KnetArray) else x for k, x in kwargs.items()}
+        return getattr(numpy, name)(*plain, **named)
+    return save
+
+
+_FACTS.update({name: _saved(name) for name in ("save", "savez", "savez_compressed", "savetxt")})
+
+
 def _none(name):
     return TypeError(f"[numpy] numpy.{name} has no counterpart for KnetArray, and a value is never converted silently. "
                      "Use knet's functions, or x.numpy() to compute with the numbers outside of the gradient.")
@@ -80,7 +93,7 @@ def _plain(name, kwargs):
     import numpy
     left, dtype = {}, kwargs.get("dtype")
     for key, value in kwargs.items():
-        if value is numpy._NoValue or key == "dtype":
+        if value is numpy._NoValue or key in ("dtype", "optimize"):
             continue
         if key == "out" and any(v is not None for v in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(f"[numpy] numpy.{name} cannot write the result into an existing array (out=, or `a += x` "

@@ -2,12 +2,14 @@
 
 Only what is shown is turned into Python numbers: the ends of long axes, with dots between. NumPy is not needed.
 """
+import math
 from itertools import chain
 
 EDGE = 3          # elements shown at each end of an axis that is cut
 THRESHOLD = 200   # arrays with more elements are cut
 DIGITS = 8        # significant digits at most; float32 has about 7
 WIDTH = 100       # characters a line
+LINES = 40        # lines at most
 
 
 def repr_array(x):
@@ -37,24 +39,37 @@ def _body(x, indent):
     if not shape:
         return _formatter([memory[()]], x.dtype.kind, x.dtype.itemsize)(memory[()])
     flat_memory = memory.cast("B").cast(memory.format)
-    edge = None if x.size <= THRESHOLD else EDGE if (2 * EDGE) ** len(shape) <= 8 * THRESHOLD else 1
-    nested = _shown(flat_memory, shape, 0, edge)
+    edges = [max(shape)] * len(shape) if x.size <= THRESHOLD and _few_lines(shape) else _edges(shape)
+    nested = _shown(flat_memory, shape, 0, edges)
     flat = list(_flat(nested, len(shape)))
     form = _formatter(flat, x.dtype.kind, x.dtype.itemsize)
     width = max(len(form(v)) for v in flat)
     return _lines(nested, len(shape), lambda v: form(v).rjust(width), indent)
 
 
-def _shown(memory, shape, start, edge):
-    """Nested lists of the numbers that are shown, `edge` at each end of an axis; None stands for what is left out."""
-    n, inner = shape[0], shape[1:]
-    step = 1
-    for extent in inner:
-        step *= extent
-    at = chain(range(edge), [None], range(n - edge, n)) if edge and n > 2 * edge else range(n)
+def _few_lines(shape):
+    return math.prod(shape[:-1]) <= LINES // max(len(shape) - 2, 1)
+
+
+def _edges(shape):
+    """How many elements are shown at each end of each axis; 0: the first one alone. Outer axes give way first."""
+    edges = [EDGE] * len(shape)
+    most = LINES // max(len(shape) - 2, 1)  # blocks of high rank stand apart
+    for fewer in (1, 0):
+        for axis in range(len(shape) - 1):
+            if math.prod(min(n, 2 * e or 1) for n, e in zip(shape[:-1], edges)) > most:
+                edges[axis] = fewer
+    return edges
+
+
+def _shown(memory, shape, start, edges):
+    """Nested lists of the numbers that are shown; None stands for what is left out."""
+    n, inner, edge = shape[0], shape[1:], edges[0]
+    step = math.prod(inner)
+    at = chain(range(edge or 1), [None], range(n - edge, n)) if n > max(2 * edge, 1) else range(n)
     if not inner:
         return [None if i is None else memory[start + i] for i in at]
-    return [None if i is None else _shown(memory, inner, start + i * step, edge) for i in at]
+    return [None if i is None else _shown(memory, inner, start + i * step, edges[1:]) for i in at]
 
 
 def _flat(nested, depth):

@@ -5,6 +5,7 @@ form <dy, conv(x, w)>: the derivative of each is written with the other two. So 
 plane_scatter, and avgpool and avgpool_back. Derivatives of any order follow.
 """
 import itertools
+import functools
 import math
 import operator
 
@@ -251,6 +252,8 @@ def _spatial(name, x):
 def _floats(*xs):
     """Arrays of floats; integers become what the others are."""
     xs = [as_array(x) for x in xs]
+    if all(x.dtype.kind == "f" for x in xs):
+        return xs
     floats = [x.dtype for x in xs if "float" in str(x.dtype)]
     return [x if "float" in str(x.dtype) else ops.cast(x, dtype=floats[0] if floats else default_float()) for x in xs]
 
@@ -260,16 +263,22 @@ def _scaled(y, alpha):
 
 
 def _conv_args(name, w, x, padding, stride, dilation, mode, group):
-    if mode not in (0, 1):
-        raise ValueError(
-            f"[{name}] mode {mode!r} is not 0 or 1. Use 0 to convolve (the filter is flipped) "
-            "or 1 to correlate (it is not)."
-        )
     w, x = _floats(w, x)
     dims = _spatial(name, x)
     if len(w.shape) != len(x.shape):
         raise ValueError(f"[{name}] filters and images differ in dimensions: w {tuple(w.shape)}, x {tuple(x.shape)}. "
                          "Use w (O, I, ...) and x (N, I, ...).")
+    numbers = (tuple(v) if isinstance(v, list) else v for v in (padding, stride, dilation))
+    return w, x, _conv_attrs(name, dims, *numbers, mode, group)
+
+
+@functools.lru_cache(1024)
+def _conv_attrs(name, dims, padding, stride, dilation, mode, group):
+    if mode not in (0, 1):
+        raise ValueError(
+            f"[{name}] mode {mode!r} is not 0 or 1. Use 0 to convolve (the filter is flipped) "
+            "or 1 to correlate (it is not)."
+        )
     given = (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
     attrs = {what: _per_dim(name, what, v, dims) for what, v, _ in given}
     for what, _, least in given:
@@ -277,7 +286,7 @@ def _conv_args(name, w, x, padding, stride, dilation, mode, group):
             raise ValueError(f"[{name}] {what} {attrs[what]} must be at least {least}.")
     if not isinstance(group, int) or group < 1:
         raise ValueError(f"[{name}] group={group!r} must be a positive integer.")
-    return w, x, {**attrs, "groups": group, "flip": mode == 0}
+    return {**attrs, "groups": group, "flip": mode == 0}
 
 
 def _np_conv4(w, x, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
@@ -349,11 +358,16 @@ def deconv4(w, x, *, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
 
 
 def _pool_args(name, x, window, padding, stride, mode):
+    window, padding, stride = (tuple(v) if isinstance(v, list) else v for v in (window, padding, stride))
+    x, = _floats(x) if mode in (1, 2) or name == "unpool" else (as_array(x),)
+    return x, _pool_attrs(name, _spatial(name, x), window, padding, stride, mode)
+
+
+@functools.lru_cache(1024)
+def _pool_attrs(name, dims, window, padding, stride, mode):
     if mode not in (0, 1, 2, 3):
         raise ValueError(f"[{name}] mode {mode!r} is not one of 0 and 3 (maximum), 1 (mean, padding counts as zeros), "
                          "2 (mean, padding does not count).")
-    x, = _floats(x) if mode in (1, 2) or name == "unpool" else (as_array(x),)
-    dims = _spatial(name, x)
     window = _per_dim(name, "window", window, dims)
     stride = window if stride is None else _per_dim(name, "stride", stride, dims)
     padding = _per_dim(name, "padding", padding, dims)
@@ -362,7 +376,7 @@ def _pool_args(name, x, window, padding, stride, mode):
             f"[{name}] window {window}, stride {stride}, padding {padding}: windows and strides must be at least 1, "
             "padding at least 0 and less than the window."
         )
-    return x, {"window": window, "stride": stride, "padding": padding}
+    return {"window": window, "stride": stride, "padding": padding}
 
 
 def _np_pool(x, window=2, padding=0, stride=None, mode=0, alpha=1):

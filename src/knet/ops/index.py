@@ -172,7 +172,12 @@ def argsort(x, axis=-1, descending=False):
           reference=lambda x, k, axis=-1, largest=True:
               tuple(np.take(v, range(k), axis) for v in _np_sort(x, axis, largest)))
 def topk(x, k, axis=-1, largest=True):
-    """The k largest (or smallest) elements along an axis, best first, and their indices."""
+    """The k largest (or smallest) elements along an axis, best first, and their int64 indices.
+
+    >>> values, indices = knet.topk(knet.array([3.0, 1.0, 2.0]), 2)
+    >>> values.tolist(), indices.tolist()
+    ([3.0, 2.0], [0, 2])
+    """
     x, axis = _flat(x, axis, "topk")
     n = x.shape[axis]
     if not 0 <= k <= n:
@@ -208,7 +213,14 @@ def _operands(x, indices, values, axis, name):
           reference=lambda x, i, v, axis=0: _np_scatter(
               x, np.broadcast_to(v, x.shape[:axis] + i.shape + x.shape[axis + 1:]), i, axes=(axis,), at=axis, add=True))
 def index_add(x, indices, values, axis=0):
-    """x with values added at the indices along an axis; repeated indices add up. (x[i] += v replaces, as in NumPy.)"""
+    """x with values added at the indices along an axis; repeated indices add up, where `x[i] += v`
+    keeps only the last.
+
+    indices: integers of any shape; values: broadcast to the shape of take(x, indices, axis), and of x's type.
+
+    >>> knet.index_add(knet.zeros(3), [0, 2, 2], [1.0, 2.0, 3.0]).tolist()
+    [1.0, 0.0, 5.0]
+    """
     x, v, i, attrs = _operands(x, indices, values, axis, "index_add")
     return scatter_add(x, v, i, **attrs)
 
@@ -240,10 +252,11 @@ def add_along_axis(x, indices, values, axis=-1):
 def one_hot(indices, n, axis=-1, dtype=None):
     """Zeros with a one at each index, along a new axis of length n; an index outside 0..n-1 (or -n..-1) gives zeros."""
     i = as_array(indices)
-    axis = norm_axis(axis, len(i.shape) + 1, "one_hot")
-    i = ops.expand_dims(i, axis)
-    places = ops.arange(n)
-    if axis != len(i.shape) - 1:
-        places = reshape(places, tuple(n if a == axis else 1 for a in range(len(i.shape))))
+    shape = tuple(i.shape)
+    axis = norm_axis(axis, len(shape) + 1, "one_hot")
+    places = ops.iota(0, 1, n=n, dtype="int64")
+    if axis != len(shape):
+        places = reshape(places, (n,) + (1,) * (len(shape) - axis))
+    i = reshape(i, (*shape[:axis], 1, *shape[axis:]))
     hit = ops.equal(ops.where(ops.less(i, 0), ops.add(i, n), i), places)
     return ops.cast(hit, dtype=default_float() if dtype is None else dtype)

@@ -171,7 +171,7 @@ concatenate = primitive(
 
 copy = primitive(
     "copy", "x", "Movement", grad=(lambda dy, y, x: dy,), reference="copy", samples=[sample((2, 3))],
-    doc="A copy of x. (Arrays are values: there is rarely a need.)")
+    doc="x itself, as another array: arrays are values, so there is rarely a need.")
 
 iota = primitive(
     "iota", "start, step, n: int, dtype: dtype", "Create", public=False,
@@ -263,7 +263,11 @@ def ravel(x):
 def mat(x, dims=1):
     """x as a matrix: its first `dims` dimensions become the rows, the others the columns.
 
-    (N, C, H, W) becomes (N, C*H*W): images ready for a dense layer."""
+    (N, C, H, W) becomes (N, C*H*W): images ready for a dense layer.
+
+    >>> knet.mat(knet.ones((16, 3, 8, 8))).shape
+    (16, 192)
+    """
     x = as_array(x)
     shape = x.shape
     if not 0 <= dims <= len(shape):
@@ -303,7 +307,7 @@ def atleast_3d(*xs):
 
 @function()
 def broadcast_shapes(*shapes):
-    """The shape that shapes broadcast to."""
+    """The shape, a tuple, that shapes broadcast to."""
     out = []
     for shape in shapes:
         shape = as_shape(shape)
@@ -331,15 +335,18 @@ def broadcast_arrays(*xs):
 
 @function(numpy=("stack",))
 def stack(arrays, axis=0):
-    """Arrays of one shape joined along a new axis."""
+    """Arrays of one shape joined along a new axis: n arrays (a, b) become (n, a, b), or with axis=1 (a, n, b)."""
     arrays = [as_array(x) for x in arrays]
-    if len({tuple(x.shape) for x in arrays}) != 1:
+    shapes = {tuple(x.shape) for x in arrays}
+    if len(shapes) != 1:
         raise ValueError(
             f"[stack] arrays must have one shape: {', '.join(str(tuple(x.shape)) for x in arrays) or 'none given'}. "
             "Use reshape or pad."
         )
-    axis = norm_axis(axis, len(arrays[0].shape) + 1, "stack")
-    return concatenate(*(expand_dims(x, axis) for x in arrays), axis=axis)
+    shape = shapes.pop()
+    axis = norm_axis(axis, len(shape) + 1, "stack")
+    shape = (*shape[:axis], 1, *shape[axis:])
+    return concatenate(*[reshape(x, shape) for x in arrays], axis=axis)
 
 
 @function(numpy=("hstack",), aliases=("hcat",))
@@ -393,7 +400,13 @@ def _sections(name, x, sections, axis, uneven):
 
 @function(numpy=("split",))
 def split(x, sections, axis=0):
-    """x cut along an axis into `sections` equal parts, or before each of the given indices; a list."""
+    """x cut along an axis into `sections` equal parts, or before each of the given indices; a list.
+
+    Raises ValueError if the parts would not be equal (see `array_split`).
+
+    >>> [part.tolist() for part in knet.split(knet.arange(5), [2, 3])]
+    [[0, 1], [2], [3, 4]]
+    """
     return _sections("split", x, sections, axis, False)
 
 
@@ -697,7 +710,7 @@ def eye(n, m=None, k=0, dtype=None):
 
 @function(numpy=("identity",))
 def identity(n, dtype=None):
-    """The identity matrix."""
+    """The identity matrix (n, n)."""
     return eye(n, dtype=dtype)
 
 
