@@ -144,7 +144,7 @@ def round(x, decimals=0):
     """x rounded to so many decimal places, halves to even; integers stay integers."""
     x = as_array(x)
     if str(x.dtype).startswith(("int", "uint", "bool")):
-        return x if decimals >= 0 else cast(rint(x / 10**-decimals) * 10**-decimals, x.dtype)
+        return cast(x, x.dtype) if decimals >= 0 else cast(rint(x / 10**-decimals) * 10**-decimals, x.dtype)
     if decimals == 0:
         return rint(x)
     return rint(x * 10**decimals) / 10**decimals if decimals > 0 else rint(x / 10**-decimals) * 10**-decimals

@@ -167,9 +167,14 @@ def count_nonzero(x, axis=None, keepdims=False):
 
 # ---- statistics
 
+def _wide(x):
+    """Integers of 64 bits as floats: their sum may overflow."""
+    return ops.cast(x, dtype="float64") if x.dtype in ("int64", "uint64") else x
+
+
 mean = compound(
     "mean", "x, axis: axes = None, keepdims: bool = False", reference="mean", samples=_SHAPES,
-    expand=lambda x, axis, keepdims: sum(x, axis, keepdims) / _count(x.shape, axis),
+    expand=lambda x, axis, keepdims: sum(_wide(x), axis, keepdims) / _count(x.shape, axis),
     grad=(lambda dy, y, x, axis, keepdims: _spread(dy / _count(x.shape, axis), x, axis, keepdims),),
     doc="The mean over axes; NaN of nothing.")
 
@@ -201,7 +206,7 @@ var = compound(
     expand=lambda x, axis, ddof, keepdims:
         sum(ops.square(_deviation(x, axis)), axis, keepdims) / _freedom(x, axis, ddof),
     grad=(lambda dy, y, x, axis, ddof, keepdims:
-          _unreduce(dy * (2 / _freedom(x, axis, ddof)), x, axis, keepdims) * _deviation(x, axis),),
+          _unreduce(dy * 2 / _freedom(x, axis, ddof), x, axis, keepdims) * _deviation(x, axis),),
     doc="The variance over axes: squared deviations from the mean, summed, over n - ddof.")
 
 

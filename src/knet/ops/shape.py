@@ -279,7 +279,7 @@ def _atleast(x, ndim):
     x = as_array(x)
     shape = tuple(x.shape)
     if len(shape) >= ndim:
-        return x
+        return ops.alias(x)
     return reshape(x, {0: (1,) * ndim, 1: (1, *shape, 1)[:ndim], 2: (*shape, 1)}[len(shape)])
 
 
@@ -328,7 +328,7 @@ def broadcast_arrays(*xs):
     """Arrays broadcast against each other, as a tuple."""
     xs = [as_array(x) for x in xs]
     shape = broadcast_shapes(*(x.shape for x in xs))
-    return tuple(x if tuple(x.shape) == shape else broadcast_to(x, shape) for x in xs)
+    return tuple(broadcast_to(x, shape) for x in xs)
 
 
 # ---- joining and splitting
@@ -464,14 +464,18 @@ def _mirrored(i, n, mode):
 def pad(x, pad_width, mode="constant", constant_values=0):
     """x with elements added on both sides of its axes.
 
-    pad_width: a number, (before, after), or one such pair an axis; mode: constant, edge, reflect, symmetric or wrap."""
+    pad_width: a number, (before, after), or one such pair an axis; mode: constant, edge, reflect, symmetric or wrap.
+
+    >>> knet.pad(knet.array([1, 2]), (1, 2), constant_values=9).tolist()
+    [9, 1, 2, 9, 9]
+    """
     x = as_array(x)
     pairs = _pairs(pad_width, len(x.shape))
     if any(p < 0 for pair in pairs for p in pair):
         raise ValueError(f"[pad] negative pad_width {pairs}. Use slices to remove elements.")
     if mode == "constant":
         if not any(map(any, pairs)):
-            return x
+            return ops.alias(x)
         fill = full(tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, pairs)), constant_values, x.dtype)
         axes = tuple(a for a, pair in enumerate(pairs) if any(pair))
         return slice_update(fill, x, *(pairs[a][0] for a in axes), axes=axes, steps=(1,) * len(axes))
@@ -483,7 +487,7 @@ def pad(x, pad_width, mode="constant", constant_values=0):
             if n == 0:
                 raise ValueError(f"[pad] nothing to repeat along axis {axis} of {tuple(x.shape)}. Use mode='constant'.")
             x = ops.gather(x, _mirrored(arange(-lo, n + hi), n, mode), axes=(axis,), at=axis)
-    return x
+    return ops.alias(x)
 
 
 @function(reference="fliplr", samples=[sample((2, 3))])
@@ -505,7 +509,7 @@ def rot90(x, k=1, axes=(0, 1)):
     k %= 4
     if k == 2:
         return flip(x, (a, b))
-    return as_array(x) if k == 0 else flip(swapaxes(x, a, b), a) if k == 1 else swapaxes(flip(x, a), a, b)
+    return ops.alias(x) if k == 0 else flip(swapaxes(x, a, b), a) if k == 1 else swapaxes(flip(x, a), a, b)
 
 
 @function(
@@ -527,7 +531,7 @@ def roll(x, shift, axis=None):
         s = operator.index(s) % n if n else 0
         if s:
             x = concatenate(part(x, a, n - s, s), part(x, a, 0, n - s), axis=a)
-    return x
+    return ops.alias(x)  # its own handle, even where nothing moved: y = roll(x, 0); y += 1
 
 
 @function(
@@ -747,7 +751,12 @@ def linspace(start, stop, num=50, endpoint=True, dtype=None):
 @function(numpy=("meshgrid",))
 def meshgrid(*xs, indexing="xy", sparse=False):
     """Coordinate arrays from vectors, as a tuple: the k-th varies along axis k ("ij"), or with the first two axes
-    interchanged ("xy")."""
+    interchanged ("xy").
+
+    >>> a, b = knet.meshgrid(knet.arange(3), knet.arange(2), indexing="ij")
+    >>> a.tolist(), b.tolist()
+    ([[0, 0], [1, 1], [2, 2]], [[0, 1], [0, 1], [0, 1]])
+    """
     if indexing not in ("xy", "ij"):
         raise ValueError(f"[meshgrid] no indexing {indexing!r}. Use 'xy' or 'ij'.")
     order = list(range(len(xs)))
