@@ -249,14 +249,14 @@ def test_optimizers_reach(capsys, options, accuracy):
 
 @slow
 def test_charlm_reaches(capsys, tmp_path):
-    # The first raw gradients are a thousand times longer than the clip, so that a run hangs on its seed and on rounding:
-    # an independent NumPy program gives 2.26 to 2.38 and 2.12 to 2.19 after epochs 2 and 3. Hence means over seeds.
+    # The first raw gradients are a thousand times longer than the clip, so that a run hangs on its seed and on rounding: single
+    # runs, ours and those of independent programs, lie between 2.25 and 2.38 after epoch 2. Hence the median of six seeds.
     runs = []
-    for seed in (1, 2, 3, 4):
+    for seed in range(1, 7):
         charlm.main(f"--seed {seed} --data hiawatha --save {tmp_path / 'hiawatha.npz'}")
         runs.append([v[0] for _, v in sorted(lines(capsys.readouterr().out).items())])
-        assert len(runs[-1]) == 4 and 5.3 <= runs[-1][0] <= 6.1
-    start, first, second, third = np.mean(runs, axis=0)
-    assert 5.60 <= start <= 5.95 and 2.5 <= first <= 2.95 and 2.24 <= second <= 2.36 and 2.09 <= third <= 2.17
+    start, first, second, third = np.median(runs, axis=0)
+    assert 5.60 <= start <= 5.95 and 2.53 <= first <= 2.87
+    assert 2.285 <= second <= 2.325 and 2.115 <= third <= 2.155  # 2.29 to 2.32 and 2.12 to 2.15, to two digits
     charlm.main(f"--seed 1 --load {tmp_path / 'hiawatha.npz'} --generate 1000")
     assert len(capsys.readouterr().out) == 1001

@@ -232,7 +232,7 @@ def test_values(entry, sample, dtype, rng):
     exact = [x.astype("float64") if isinstance(x, np.ndarray) and x.dtype == "float32" else x for x in xs]
     got = entry.fn(*wrapped(xs), **attrs)
     # The mask of dropout is drawn in the type of x.
-    compare_all(got, entry.reference(*(xs if entry.name == "dropped" else exact), **attrs), dtype)
+    compare_all(got, entry.reference(*(xs if entry.name == "dropped" else exact), **attrs), attrs.get("dtype", dtype))
     for g in tupled(got):
         if entry.name not in MAKES_ITS_OWN_TYPE and isinstance(g, knet.KnetArray) and "dtype" not in attrs:
             arrays = [x for x in (*xs, *attrs.values()) if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
