@@ -144,7 +144,7 @@ def row(entry):
         shown += " also " + ", ".join(f"`{a}`" for a in entry.aliases)
     numpy = ", ".join(f"`{n}`" for n in dict.fromkeys(entry.numpy))
     kind = entry.kind.lower() if isinstance(entry, Op) else "function"
-    return cell(shown), cell(first_sentence(entry.doc)), kind, numpy, "✓" if passes_gradients(entry) else ""
+    return cell(shown), cell(first_sentence(fn.__doc__)), kind, numpy, "✓" if passes_gradients(entry) else ""
 
 
 def listed(module, names):

@@ -85,7 +85,7 @@ def test_docstrings_of_operations():
     import numpy as np
     for name, entry in REGISTRY.items():
         if entry.public:
-            run(doctest.DocTestParser().get_examples(entry.doc, name), name, {"knet": knet, "np": np})
+            run(doctest.DocTestParser().get_examples(getattr(knet, name).__doc__, name), name, {"knet": knet, "np": np})
 
 
 def test_every_public_name_has_a_docstring_of_sentences():

@@ -14,8 +14,8 @@ def grad(f, argnum=0, has_aux=False):
     has_aux  f returns (loss, aux); the gradient function returns (gradient, aux)
 
     The argument may be any nest of list, tuple, namedtuple, dict and dataclass of KnetArrays, NumPy arrays and Python
-    numbers (an integer counts as a float). The gradient has the same nest; each leaf has the type, shape and dtype of its
-    parameter, and is zero where the loss does not depend on it. Works to any order.
+    numbers (an integer counts as a float). The gradient has the same nest; each leaf has the type, shape and dtype of
+    its parameter, and is zero where the loss does not depend on it. Works to any order.
 
     Raises TypeError for results that are not scalars, for integer arrays and for unknown containers.
 
@@ -33,7 +33,9 @@ def grad(f, argnum=0, has_aux=False):
 
 
 def gradloss(f, argnum=0, has_aux=False):
-    """Like `grad`, but returns the pair (gradient, value), the gradient first. With `has_aux`: (gradient, (value, aux)).
+    """Like `grad`, but returns the pair (gradient, value), the gradient first.
+
+    With `has_aux`: (gradient, (value, aux)).
 
     >>> gradloss(lambda x: x * x)(3.0)
     (6.0, 9.0)
@@ -49,7 +51,9 @@ def gradloss(f, argnum=0, has_aux=False):
 
 
 def value_and_grad(f, argnum=0, has_aux=False):
-    """Like `grad`, but returns the pair (value, gradient), the value first. With `has_aux`: ((value, aux), gradient).
+    """Like `grad`, but returns the pair (value, gradient), the value first.
+
+    With `has_aux`: ((value, aux), gradient).
 
     >>> value_and_grad(lambda x: x * x)(3.0)
     (9.0, 6.0)
@@ -65,8 +69,13 @@ def value_and_grad(f, argnum=0, has_aux=False):
 
 
 def value(x):
-    """The value of `x` as a constant: no gradient flows through it. Of a list, tuple, dict or dataclass, the same nest of
-    constants; plain values are returned as they are."""
+    """The value of `x` as a constant: no gradient flows through it.
+
+    Of a list, tuple, dict or dataclass, the same nest of constants; plain values are returned as they are.
+
+    >>> grad(lambda x: x * value(x))(3.0)
+    3.0
+    """
     if isinstance(x, (list, tuple, dict)) or hasattr(type(x), "__dataclass_fields__"):
         leaves, _, rebuild = tree.flatten(x, "value")
         return rebuild([_constant(v) for v in leaves])
@@ -175,9 +184,10 @@ def primitive(f=None, *, derivative=None):
     """Define an operation and its derivative.
 
     The decorated function computes the result, in any way; it receives plain values (not tracked), so that it may call
-    NumPy or any library. Its derivative is `rule(dy, y, *xs)`: the gradient of the result, the result and the arguments in,
-    one gradient per argument out (None for zero). It is written with knet's operations, runs once per signature (shapes and
-    dtypes) and may not read values. Keyword arguments are passed to both; they are structure and must be hashable.
+    NumPy or any library. Its derivative is `rule(dy, y, *xs)`: the gradient of the result, the result and the arguments
+    in, one gradient per argument out (None for zero). It is written with knet's operations, runs once per signature
+    (shapes and dtypes) and may not read values. Keyword arguments are passed to both; they are structure and must be
+    hashable.
 
     >>> @primitive
     ... def cube(x):
@@ -226,9 +236,9 @@ class Primitive:
 def gradcheck(f, w, *args, nsample=10, delta=1e-5, rtol=1e-4, atol=1e-6, verbose=False, seed=0, **kwargs):
     """Does the gradient of `f` with respect to its first argument agree with central differences?
 
-    Up to `nsample` entries of each parameter array are tested, all if there are no more; parameters are taken as float64.
-    Results that are not scalars are reduced by a fixed random projection. Returns True if every |analytic - numeric| <=
-    atol + rtol * |numeric|; `verbose` prints those that are not.
+    Up to `nsample` entries of each parameter array are tested, all if there are no more; parameters are taken as
+    float64. Results that are not scalars are reduced by a fixed random projection. Returns True if every
+    |analytic - numeric| <= atol + rtol * |numeric|; `verbose` prints those that are not.
 
     >>> gradcheck(lambda w, x: (w[0] * x + w[1]) ** 2, [2.0, 1.0], 3.0)
     True

@@ -1,7 +1,7 @@
 """Weights to start from.
 
-Dense weights are (in, out), used as x @ w; filters are (out, in, kh, kw). Fans count the connections of one unit: `in` and
-`out` of a dense layer, times the elements of the filter for a convolution; a vector of n is n inputs of one output.
+Dense weights are (in, out), used as x @ w; filters are (out, in, kh, kw). Fans count the connections of one unit: `in`
+and `out` of a dense layer, times the elements of the filter for a convolution; a vector of n is n inputs of one output.
 """
 import math
 
@@ -33,12 +33,16 @@ def _fans(name, shape):
 
 
 def gaussian(*shape, mean=0.0, std=0.01, dtype=None):
-    """Normal numbers: gaussian(784, 10)."""
+    """Normal numbers of this mean and standard deviation: gaussian(784, 10)."""
     return normal(mean, std, _shape("gaussian", shape), dtype)
 
 
 def xavier_uniform(*shape, gain=1.0, dtype=None):
-    """Uniform in +-gain sqrt(6 / (fan-in + fan-out)): Glorot and Bengio (2010), equation 16."""
+    """Uniform in +-gain sqrt(6 / (fan-in + fan-out)): Glorot and Bengio (2010), equation 16.
+
+    >>> bool((abs(xavier(784, 10)) <= (6 / 794) ** 0.5).all())
+    True
+    """
     shape = _shape("xavier_uniform", shape)
     limit = gain * math.sqrt(6 / max(sum(_fans("xavier_uniform", shape)), 1))
     return uniform(-limit, limit, shape, dtype)
@@ -54,8 +58,8 @@ def xavier_normal(*shape, gain=1.0, dtype=None):
 
 
 def xavier_v08(*shape, dtype=None):
-    """Knet's xavier up to version 1.3.1: uniform in +-sqrt(2 / (fan-in + fan-out)), a third of Glorot's variance, and for
-    filters the fan-out is the number of output channels alone. For figures of that time."""
+    """Knet's xavier up to version 1.3.1: uniform in +-sqrt(2 / (fan-in + fan-out)), a third of Glorot's variance, and
+    for filters the fan-out is the number of output channels alone. For figures of that time."""
     shape = _shape("xavier_v08", shape)
     if len(shape) < 2:
         raise ValueError(f"[xavier_v08] needs at least two dimensions: {shape}. Use xavier for vectors.")
@@ -64,8 +68,8 @@ def xavier_v08(*shape, dtype=None):
 
 
 def bilinear(factor, channels, dtype=None):
-    """Filters (channels, channels, n, n) with which deconv4 enlarges images `factor` times by bilinear interpolation, each
-    channel by itself; n = 2 factor - factor % 2."""
+    """Filters (channels, channels, n, n) with which deconv4 enlarges images `factor` times by bilinear interpolation,
+    each channel by itself; n = 2 factor - factor % 2."""
     n = 2 * factor - factor % 2
     centre = factor - 1 if n % 2 else factor - 0.5
     tent = ops.subtract(1.0, ops.divide(ops.absolute(ops.subtract(ops.arange(n, dtype="float64"), centre)), factor))

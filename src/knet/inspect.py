@@ -5,10 +5,15 @@ from . import _core
 def explain(f, *args, stages=False, **kwargs):
     """Call `f(*args, **kwargs)` and tell what the engine ran for it.
 
-    Returns an `Explanation`: printing it shows, for each program that ran, its kernels with what was fused into them, bytes
-    read and written, peak memory, the source lines that it came from, and whether it was planned anew and why.
+    Returns an `Explanation`: printing it shows, for each program that ran, its kernels with what was fused into them,
+    bytes read and written, peak memory, the source lines that it came from, and whether it was planned anew and why.
     `.text("simplified")` shows a stage: recorded, differentiated, simplified, batched, fused, placed or program;
     `stages=True` prints them all. `.result` is what `f` returned.
+
+    >>> import knet
+    >>> seen = explain(lambda x: knet.tanh(x * 2 + 1), knet.ones(3))
+    >>> seen.kernels, seen.result.shape
+    (1, (3,))
     """
     runs = []
     lines = _core.keep_lines()
@@ -28,7 +33,7 @@ STAGES = ("recorded", "differentiated", "simplified", "batched", "fused", "place
 
 
 class Explanation:
-    """What `explain` saw: one entry of `runs` (a dictionary) for each program that ran, and the `result` of the function."""
+    """What `explain` saw: one entry of `runs` (a dictionary) for each program that ran, and the function's `result`."""
 
     def __init__(self, result, runs, stages=False):
         self.result = result
@@ -87,10 +92,15 @@ class Memory(dict):
 
 
 def memory():
-    """Bytes in arrays now (`live`), at most so far (`peak`), kept for reuse (`pooled`), and the state of the plan cache.
+    """Bytes in arrays now (`live`), at most so far (`peak`), kept for reuse (`pooled`), and what is known of plans.
 
-    A dictionary with counts: live, peak, pooled (bytes), plans, plan_bytes, plan_hits, plan_misses, runs, evicted, templates,
-    pending.
+    A dictionary: live, peak, pooled, plan_bytes (bytes); plans, templates and pending (operations) now; plan_hits,
+    plan_misses, runs and evicted since the start.
+
+    >>> import knet
+    >>> x = knet.ones(1000) + 1
+    >>> memory()["pending"] > 0
+    True
     """
     return Memory(_core.memory())
 

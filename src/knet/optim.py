@@ -22,8 +22,8 @@ __all__ = ["Optimizer", "Sgd", "SGD", "Momentum", "Nesterov", "Adagrad", "Adadel
 class Optimizer:
     """What all optimisers share: `lr`, `gclip`, and a state for each array of the nest that is updated.
 
-    lr: learning rate. gclip: largest Euclidean norm of one array's gradient, 0 for no limit (for a limit over all arrays
-    together see `clip`). Both, and every other setting, may be changed at any time.
+    lr: learning rate. gclip: largest Euclidean norm of one array's gradient, 0 for no limit (for a limit over all
+    arrays together see `clip`). Both, and every other setting, may be changed at any time.
     """
 
     def __init__(self, lr, gclip=0.0):
@@ -144,9 +144,9 @@ class Adam(Optimizer):
 def update(w, g, opt=None, *, lr=None, gclip=None):
     """Take one step of an optimiser and return the new parameters.
 
-    w: parameters, any nest of lists, tuples, dicts and dataclasses; leaves are arrays or Python numbers. Lists, dicts and
-    dataclasses receive the new leaves in place; for a tuple, a frozen dataclass or a single array use the returned value.
-    g: gradients in the same nest. A leaf that is None, and a key that is missing from a dict, leaves its parameter alone.
+    w: parameters, any nest of lists, tuples, dicts and dataclasses; leaves are arrays or Python numbers. Lists, dicts
+    and dataclasses receive the new leaves in place; for a tuple, a frozen dataclass or a single array use the result.
+    g: gradients in the same nest. A leaf that is None, or a key that is missing from a dict, leaves its parameter alone.
     opt: one optimiser for the whole nest, or a nest of optimisers like w (see `optimizers`); None: `Sgd`.
     lr, gclip: settings for `Sgd` when opt is None.
 
@@ -209,7 +209,11 @@ def clip(grads, max_norm):
 
 
 def optimizers(model, Otype, **options):
-    """A nest like `model` with an own Otype(**options) for each array."""
+    """A nest like `model` with an own Otype(**options) for each array.
+
+    >>> optimizers([1.0, {"b": 2.0}], Sgd, lr=0.3)
+    [Sgd(lr=0.3, gclip=0.0), {'b': Sgd(lr=0.3, gclip=0.0)}]
+    """
     return _map(lambda _: Otype(**options), model)
 
 

@@ -77,13 +77,14 @@ def progress(iterable, message="", *, steps=0, seconds=None, keep=True, items=1,
 
         ┣█████████████████▎  ┫ [86.83%, 903/1040, 01:36/01:50, 9.42i/s] message
 
-    that is: share done, steps done and in all, time passed and expected in all, speed. In a pipe or a file the part after
-    the bar is written as plain lines instead, seldom.
+    that is: share done, steps done and in all, time passed and expected in all, speed. In a pipe or a file the part
+    after the bar is written as plain lines instead, seldom.
 
-    message: text, or a function of the `Progress` object that returns the text; called only when something is drawn, after
-    the body of the loop. Where it returns `stop` the loop ends. steps, seconds: draw every so many steps, or seconds (1 on
-    a terminal, 10 in a pipe). keep: leave the last state on the screen. items, unit: one step holds so many of this
-    unit (speed is given in it). total: number of steps of an iterable that has no length. file: standard error if None.
+    message: text, or a function of the `Progress` object that returns the text; called only when something is drawn,
+    after the body of the loop. Where it returns `stop` the loop ends. steps, seconds: draw every so many steps, or
+    seconds (1 on a terminal, 10 in a pipe). keep: leave the last state on the screen. items, unit: one step holds so
+    many of this unit (speed is given in it). total: number of steps of an iterable that has no length. file: standard
+    error if None.
     """
     return Progress(iterable, message, steps, seconds, keep, items, unit, total, file or sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Containers of parameters: any nest of list, tuple, namedtuple, dict and dataclass, with arrays or numbers as leaves."""
+"""Containers of parameters: any nest of list, tuple, namedtuple, dict and dataclass of arrays and numbers."""
 from ._core import KnetArray
 
 
@@ -38,7 +38,8 @@ def map(f, x, *rest):
     others = [flatten(r, "tree.map")[0] for r in rest]
     for o in others:
         if len(o) != len(leaves):
-            raise ValueError(f"[tree.map] the nests differ: {len(leaves)} leaves and {len(o)}. Pass nests of one structure.")
+            raise ValueError(f"[tree.map] the nests differ: {len(leaves)} leaves and {len(o)}. "
+                             "Pass nests of one structure.")
     return rebuild([f(*xs) for xs in zip(leaves, *others)])
 
 

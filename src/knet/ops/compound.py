@@ -134,7 +134,13 @@ def nll(scores, labels, axis=-1, average=True, ignore=-1):
     """The negative log-likelihood of integer `labels`, 0 to C-1, under softmax(scores, axis): its mean over instances,
     or with average=False (total, instances). Instances labelled `ignore` do not count; None: all do.
 
-    `scores` has the C classes along `axis`, `labels` the shape of scores without that axis."""
+    `scores` has the C classes along `axis`, `labels` the shape of scores without that axis. Raises TypeError for labels
+    that are not integers, ValueError where shapes do not match, and IndexError when it runs and a label is out of
+    range.
+
+    >>> round(knet.nll(knet.array([[2.0, 0.0], [0.0, 0.0]]), [0, 1]).item(), 4)
+    0.41
+    """
     labels, axis = _instances("nll", scores, labels, axis)
     kept, count = _kept(labels, ignore)
     if kept is None:
@@ -152,7 +158,11 @@ def _accuracy_reference(scores, labels, axis=-1, average=True, ignore=-1):
 @function(reference=_accuracy_reference, samples=_SCORED)
 def accuracy(scores, labels, axis=-1, average=True, ignore=-1):
     """The share of instances whose largest score (the first, if several tie) is that of the label, or with
-    average=False (hits, instances). Shapes and `ignore` as for `nll`."""
+    average=False (hits, instances). Shapes, `ignore` and errors as for `nll`.
+
+    >>> knet.accuracy(knet.array([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), [0, 1, 1], average=False)[0].item()
+    2
+    """
     labels, axis = _instances("accuracy", scores, labels, axis)
     kept, count = _kept(labels, ignore)
     hit = ops.argmax(scores, axis) == labels
@@ -188,7 +198,10 @@ def _two_class(reference):
                    sample((5,), _draw_labels(5, classes=2), average=False)),
           reference=_two_class(lambda s, t: -t * np.log(1 / (1 + np.exp(-s))) - (1 - t) * np.log(1 / (1 + np.exp(s)))))
 def bce(scores, labels, average=True):
-    """The binary cross-entropy of `labels` (0 or 1, or probabilities) under sigm(scores): softplus(s) - label * s."""
+    """The binary cross-entropy of `labels` (0 or 1, or probabilities) under sigm(scores): softplus(s) - label * s.
+
+    Its mean over all scores, or with average=False (total, instances). Raises ValueError unless the shapes are equal.
+    """
     scores, labels = _paired("bce", scores, labels)
     return _total(ops.softplus(scores) - labels * scores, average, scores.size)
 
@@ -197,7 +210,7 @@ def bce(scores, labels, average=True):
                    sample((5,), lambda rng: rng.integers(0, 2, 5) * 2 - 1, average=False)),
           reference=_two_class(lambda s, t: np.log(1 + np.exp(-t * s))))
 def logistic(scores, labels, average=True):
-    """The logistic loss of `labels` (-1 or 1): softplus(-label * s)."""
+    """The logistic loss of `labels` (-1 or 1): softplus(-label * s). Shapes and `average` as for `bce`."""
     scores, labels = _paired("logistic", scores, labels)
     return _total(ops.softplus(-labels * scores), average, scores.size)
 
@@ -225,12 +238,17 @@ def dropout(x, p, drop=None, seed=None):
     """x with each element set to 0 with probability p and divided by 1 - p otherwise.
 
     It drops inside differentiated functions only, so the same model predicts as it is; `drop` (True or False) decides
-    otherwise. `p` is from 0 to 1. A `seed` makes the choice repeatable; without one knet's generator draws it."""
+    otherwise. `p` is from 0 to 1, else ValueError. A `seed` makes the choice repeatable; without one knet's generator
+    draws it. Srivastava et al. (2014), in the form that scales while training.
+
+    >>> knet.dropout(knet.ones(4), 0.5).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
     if not 0 <= p <= 1:
         raise ValueError(f"[dropout] a probability lies between 0 and 1, not {p}.")
     x = as_array(x)
     if p == 0 or not (engine.depth() > 0 if drop is None else drop):
-        return x
+        return ops.alias(x)
     if p == 1:
         return ops.zeros_like(x)
     return dropped(x, p, *(next_key() if seed is None else (seed, 0)))

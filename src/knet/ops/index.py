@@ -196,7 +196,13 @@ def topk(x, k, axis=-1, largest=True):
     ],
 )
 def take(x, indices, axis=None):
-    """x at the indices along an axis (None: of the flattened array)."""
+    """x at the indices along an axis (None: of the flattened array), which may be integers of any shape.
+
+    Raises IndexError when it runs and an index is out of range.
+
+    >>> knet.take(knet.array([10, 20, 30]), [[2, 0], [-1, 1]]).tolist()
+    [[30, 10], [30, 20]]
+    """
     x, axis = _flat(x, axis, "take")
     return gather(x, as_array(indices), axes=(axis,), at=axis)
 
@@ -250,7 +256,13 @@ def add_along_axis(x, indices, values, axis=-1):
 
 @function(samples=[sample(_indices(2, 4), 5)], reference=lambda i, n, axis=-1: np.eye(n, dtype="float32")[i % n])
 def one_hot(indices, n, axis=-1, dtype=None):
-    """Zeros with a one at each index, along a new axis of length n; an index outside 0..n-1 (or -n..-1) gives zeros."""
+    """Zeros with a one at each index, along a new axis of length n; an index outside 0..n-1 (or -n..-1) gives zeros.
+
+    indices: integers of any shape; dtype: float32 (see `knet.config`) unless given.
+
+    >>> knet.one_hot([2, 0], 3).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
     i = as_array(indices)
     shape = tuple(i.shape)
     axis = norm_axis(axis, len(shape) + 1, "one_hot")
