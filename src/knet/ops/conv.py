@@ -302,7 +302,12 @@ def conv4(w, x, *, padding=0, stride=1, dilation=1, mode=0, alpha=1, group=1):
 
     H' = 1 + (H + 2 padding - ((kh - 1) dilation + 1)) // stride. mode 0 flips the filter in every spatial dimension
     (the convolution of mathematics), mode 1 does not (what other libraries call convolution). alpha scales the result.
-    One to three spatial dimensions; padding, stride and dilation are numbers or one for each of them."""
+    One to three spatial dimensions; padding, stride and dilation are numbers or one for each of them. Raises ValueError
+    where channels or groups do not fit, or the filter is larger than the padded image.
+
+    >>> knet.conv4(knet.ones((8, 3, 5, 5)), knet.ones((16, 3, 28, 28)), padding=2).shape
+    (16, 8, 28, 28)
+    """
     w, x, attrs = _conv_args("conv4", w, x, padding, stride, dilation, mode, group)
     if w.shape[0] % group or x.shape[1] % group:
         raise ValueError(f"[conv4] {group} groups do not divide the channels: w {tuple(w.shape)}, x {tuple(x.shape)}. "
@@ -392,7 +397,12 @@ def _np_pool(x, window=2, padding=0, stride=None, mode=0, alpha=1):
 def pool(x, *, window=2, padding=0, stride=None, mode=0, alpha=1):
     """Maximum (mode 0, 3) or mean (mode 1: padding counts as zeros; 2: it does not) of the windows of x (N, C, H, W).
 
-    H' = 1 + (H + 2 padding - window) // stride; stride is the window unless given. alpha scales the result."""
+    H' = 1 + (H + 2 padding - window) // stride; stride is the window unless given. alpha scales the result. Raises
+    ValueError where a window is larger than the padded image.
+
+    >>> knet.pool(knet.array([[[[1.0, 2.0], [3.0, 4.0]]]])).item()
+    4.0
+    """
     x, attrs = _pool_args("pool", x, window, padding, stride, mode)
     y = avgpool(x, **attrs, count_padding=mode == 1) if mode in (1, 2) else maxpool(x, **attrs)[0]
     return _scaled(y, alpha)
