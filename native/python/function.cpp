@@ -262,16 +262,19 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
   if (e.one_type && n > 1) {
     bool weak_only = true, first = true;
     DType d = DType::Bool, w = DType::Bool;
-    for (size_t i = 0; i < n; ++i) {
-      if (e.inputs[std::min(i, e.inputs.size() - 1)].role != Role::Data) continue;
-      const Spec& s = t.spec(out.v[i]);
-      if (s.weak) {
-        w = promote(w, s.dtype);
-      } else {
-        d = first ? s.dtype : promote(d, s.dtype);
-        first = weak_only = false;
+    // Floats first, as in NumPy: int8, uint16 and float32 meet in float32, though the first two alone would in int32.
+    for (const bool floats_now : {true, false})
+      for (size_t i = 0; i < n; ++i) {
+        if (e.inputs[std::min(i, e.inputs.size() - 1)].role != Role::Data) continue;
+        const Spec& s = t.spec(out.v[i]);
+        if (is_float(s.dtype) != floats_now) continue;
+        if (s.weak) {
+          w = promote(w, s.dtype);
+        } else {
+          d = first ? s.dtype : promote(d, s.dtype);
+          first = weak_only = false;
+        }
       }
-    }
     if (weak_only)
       d = w;
     else if (is_float(w) && !is_float(d))
