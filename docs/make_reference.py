@@ -106,7 +106,7 @@ def passes_gradients(entry):
 
 
 # Calls that fit the functions whose entries have no samples; those that do not fit raise.
-USUAL = (sample((4, 4)), sample((4, 4), 2), sample(lambda rng: [rng.uniform(size=(4, 4)) for _ in range(2)]),
+USUAL = (sample((4, 4)), sample((4, 4, 4), 2), sample(lambda rng: [rng.uniform(size=(4, 4)) for _ in range(2)]),
          sample("ij,jk", (4, 4), (4, 4)))
 
 
