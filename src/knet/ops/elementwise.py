@@ -143,6 +143,8 @@ trunc = elementwise("trunc", "x", c="vm::trunc(a)", c_int="a", c_bool="a", alias
 def round(x, decimals=0):
     """x rounded to so many decimal places, halves to even; integers stay integers."""
     x = as_array(x)
+    if not -308 <= decimals <= 308:
+        raise ValueError(f"[round] {decimals} decimals: there are at most 308. Leave the numbers as they are.")
     if str(x.dtype).startswith(("int", "uint", "bool")):
         return cast(x, x.dtype) if decimals >= 0 else cast(rint(x / 10**-decimals) * 10**-decimals, x.dtype)
     if decimals == 0:
