@@ -55,9 +55,8 @@ namespace {
 
 // A panel of b is kBlock x 2 vectors: 32 KiB with 64-byte vectors, of 32 to 48 KiB of L1.
 constexpr int64_t kBlock = 256;
-// Largest tile, in elements of c. Packed: 256 x 512 floats of b and 336 x 256 of a, 0.85 MiB, for an L2 of 1 MiB or
-// more.
-constexpr int64_t kTileM = 336, kTileN = 512;
+// Largest tile, in elements of c. 256 x 336 floats of a are 0.34 MiB, for an L2 of 512 KiB or more.
+constexpr int64_t kTileM = 336, kTileN = 1024;
 
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -96,7 +95,14 @@ void vector_times(int64_t n, int64_t k, const T* x, int64_t xs, Mat<T> b, T* c, 
 }  // namespace
 
 template <class T>
-Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k) : m(m), n(n), k(k) {
+int64_t Gemm<T>::pieces(int64_t m, int64_t n, int64_t k) {
+  // Narrow tiles cost: 128x1024x512 (b^T) took 0.92 ms in 8 tiles of 128x64, 1.22 in 32 of 42x64.
+  const double ns = double(m) * double(n) * double(k) / (5 * micro_of<T>().lanes);
+  return std::clamp<int64_t>(int64_t(ns / 15e3), 1, std::clamp<int64_t>(int64_t(ns / 100e3), 8, 32));
+}
+
+template <class T>
+Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces) : m(m), n(n), k(k) {
   const Micro<T>& micro = micro_of<T>();
   const int64_t width = 2 * micro.lanes;
   // Multiply-adds per ns: 2 vectors a cycle at 2.5 GHz; what is padded costs as well. Reading b or c once: 10 GB/s.
@@ -110,14 +116,12 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k) : m(m), n(n), k(k) {
     int64_t most = std::max<int64_t>(256, round_up((int64_t(1) << 16) / std::max<int64_t>(k, 1), 64));
     (m == 1 ? tile_n_ : tile_m_) = std::min(most, std::max(m, n));
   } else {
-    // Smaller tiles until there are 8, and on until there are 32 while one is above 64 M multiply-adds (0.8 ms). Each
-    // tile packs for itself: 512^3 ran at 125 GFLOP/s in tiles of 140 x 128, at 135 in tiles of 140 x 256.
-    for (;;) {
-      const int64_t count = ((m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_);
-      const double work = double(tile_m_) * double(tile_n_) * double(k);
-      if (work <= 8e6 || count >= 32 || (count >= 8 && work <= 64e6)) break;
-      if (tile_m_ > tile_n_ && tile_m_ > micro.rows) tile_m_ = round_up(tile_m_ / 2, micro.rows);
+    // Squares cost least to read. The first block of rows is the slowest, so rows are cut last.
+    while (((m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < pieces) {
+      if (tile_n_ > 2 * width && 2 * tile_n_ > tile_m_) tile_n_ = round_up(tile_n_ / 2, width);
+      else if (tile_m_ > 4 * micro.rows) tile_m_ = round_up(tile_m_ / 2, micro.rows);
       else if (tile_n_ > width) tile_n_ = round_up(tile_n_ / 2, width);
+      else if (tile_m_ > 2 * micro.rows) tile_m_ = round_up(tile_m_ / 2, micro.rows);
       else break;
     }
   }
@@ -156,45 +160,28 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
   const Micro<T>& micro = micro_of<T>();
   const int64_t lanes = micro.lanes, width = 2 * lanes;
   const int64_t blocks = (tm + micro.rows - 1) / micro.rows;
-  // Each costs about as much as 6 rows (b) or 1 panel (a) of products; what is packed is read in order, without
-  // conflicts in the cache.
-  const bool pack_a = tn > 3 * width || (tn > width && a.rs * int64_t(sizeof(T)) % 1024 == 0);
-  const bool pack_b = b.cs != 1 || blocks > 2;
-  const int64_t kb = std::min(k, kBlock);
-  T* packed_b = static_cast<T*>(
-      workspace(0, size_t(kb * (pack_b ? round_up(tn, width) : width) + (pack_a ? kb * tm : 0)) * sizeof(T)));
-  T* packed_a = packed_b + kb * (pack_b ? round_up(tn, width) : width);
+  // Rows of a are read where they are, at any stride: 170 of 179 GFLOP/s. Its columns at 146 to 162, worth a copy when
+  // enough panels use it.
+  const bool pack_a = a.cs != 1 && tn > 3 * width;
+  const int64_t kb = std::min(k, kBlock), high = round_up(micro.rows, 8);
+  T* panel_b = static_cast<T*>(workspace(0, size_t(kb * (width + (pack_a ? blocks * high : 0))) * sizeof(T)));
+  T* packed_a = panel_b + kb * width;
   int64_t direct[kBlock];
-  if (!pack_b)
-    for (int64_t p = 0; p < kb; ++p) direct[p] = p * b.rs;
+  for (int64_t p = 0; p < kb; ++p) direct[p] = p * b.rs;
   const int64_t* packed = packed_rows<T>(width);
 
   for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
     const int64_t kk = std::min(kBlock, k - p0);
     const T* a_block = a.data + p0 * a.cs;
     const T* b_block = b.data + p0 * b.rs;
-    const bool accumulate = add || p0;
-    auto blocks_of_a = [&](auto&& each) {  // of about equal height; each(first row, rows)
-      for (int64_t i = 0, left = blocks; left > 0; --left) {
-        const int64_t r = (tm - i + left - 1) / left;
-        each(i, r);
-        i += r;
-      }
-    };
-    // Both are read along their rows, kChunk rows at a time, whatever the order of what is written.
-    constexpr int64_t kChunk = 16;
+    constexpr int64_t kChunk = 16;  // read along the rows, whatever the order of what is written
     if (pack_a)
-      for (int64_t q = 0, step = a.cs == 1 ? kk : kChunk; q < kk; q += step)
-        blocks_of_a([&](int64_t i, int64_t r) {
-          micro.pack(packed_a + i * kk + q * r, std::min(step, kk - q), r, r, r, a_block + i * a.rs + q * a.cs, a.cs,
-                     a.rs);
-        });
-    if (pack_b)
-      for (int64_t q = 0, step = b.cs == 1 ? kChunk : kk; q < kk; q += step)
-        for (int64_t j = 0; j < tn; j += width) {
-          const int64_t cols = std::min(width, tn - j);
-          micro.pack(packed_b + j * kk + q * width, std::min(step, kk - q), cols, round_up(cols, lanes), width,
-                     b_block + q * b.rs + j * b.cs, b.rs, b.cs);
+      for (int64_t q = 0; q < kk; q += kChunk)
+        for (int64_t block = 0, i = 0; block < blocks; ++block) {  // blocks as in Micro::panel
+          const int64_t r = (tm - i + blocks - block - 1) / (blocks - block);
+          micro.pack(packed_a + (block * kk + q) * high, std::min(kChunk, kk - q), r, r, high,
+                     a_block + i * a.rs + q * a.cs, a.cs, a.rs);
+          i += r;
         }
     for (int64_t j = 0; j < tn; j += width) {
       const int64_t cols = std::min(width, tn - j);
@@ -203,27 +190,32 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
       p.n[1] = int(std::max<int64_t>(0, cols - lanes));
       p.c[0] = c + j;
       p.c[1] = p.c[0] + lanes;
-      const int64_t* off = direct;
       p.b[0] = b_block + j * b.cs;
-      if (pack_b) {
-        p.b[0] = packed_b + j * kk;
+      const int64_t* off = direct;
+      if (b.cs != 1 || cols % lanes) {  // whole vectors would read beyond the rows of b
+        micro.pack(panel_b, kk, cols, round_up(cols, lanes), width, p.b[0], b.rs, b.cs);
+        p.b[0] = panel_b;
         off = packed;
-      } else if (cols % lanes) {  // whole vectors would read beyond the rows of b
-        micro.pack(packed_b, kk, cols, round_up(cols, lanes), width, p.b[0], b.rs, b.cs);
-        p.b[0] = packed_b;
-        off = packed;
+      } else if (blocks > 2) {
+        p.keep = panel_b;
       }
       p.b[1] = p.b[0] + lanes;
-      if (!pack_a) {
-        micro.panel(tm, kk, a_block, a.rs, a.cs, off, p, ldc, accumulate);
-        continue;
+      // The panel after this one, or the first of the next rows of b.
+      const bool last = j + width >= tn;
+      if ((blocks >= 16 || pack_a) && (!last || p0 + kBlock < k)) {
+        const int64_t runs = last ? std::min(kBlock, k - p0 - kBlock) : kk;
+        const int64_t next = last ? std::min(width, tn) : std::min(width, tn - j - width);
+        p.next = last ? b_block + kBlock * b.rs : b_block + (j + width) * b.cs;
+        p.next_runs = b.cs == 1 ? runs : next;
+        p.next_stride = b.cs == 1 ? b.rs : b.cs;
+        p.next_n = b.cs == 1 ? next : runs;
       }
-      blocks_of_a([&](int64_t i, int64_t r) {
-        Panel<T> part = p;
-        part.c[0] += i * ldc;
-        part.c[1] += i * ldc;
-        micro.panel(r, kk, packed_a + i * kk, 1, r, off, part, ldc, accumulate);
-      });
+      if (pack_a) {
+        p.a_block = kk * high;
+        micro.panel(tm, kk, packed_a, 1, high, off, p, ldc, add || p0);
+      } else {
+        micro.panel(tm, kk, a_block, a.rs, a.cs, off, p, ldc, add || p0);
+      }
     }
   }
 }
@@ -290,21 +282,37 @@ Problem problem(const Layout& out, const Layout& a, const Layout& b) {
   return q;
 }
 
+// How many parts a long sum is cut into, each with a c of its own, added up in order: they read each row of a and b
+// once, where tiles would read them several times: 512x12800x1024 (a^T) took 101 ms on one core instead of 130, and
+// 256x12800x84 6.7 instead of 9.6.
+int64_t parts_of(const Problem& q) {
+  const int64_t most = std::min<int64_t>(8, q.k / 1024);
+  if (q.batch.count != 1 || q.m == 1 || q.n == 1 || most < 2) return 1;
+  // Their memory: at most a quarter of a and b.
+  return std::clamp<int64_t>((q.m + q.n) * q.k / 4 / std::max<int64_t>(1, q.m * q.n), 1, most);
+}
+
 template <class T>
 class FloatMatmul final : public Step {
  public:
-  FloatMatmul(const Problem& q, bool add) : q_(q), gemm_(q.m, q.n, q.k), add_(add) {
-    cost_ns = gemm_.cost_ns() * double(q.batch.count);
+  FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of(q)), part_((q.k + parts_ - 1) / parts_) {
+    const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
+    const int64_t pieces = Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
+    gemm_ = Gemm<T>(q.m, q.n, part_, pieces);
+    last_ = Gemm<T>(q.m, q.n, q.k - (parts_ - 1) * part_, pieces);
+    cost_ns = gemm_.cost_ns() * double(products);
+    scratch_bytes = size_t((parts_ - 1) * q.m * q.n) * sizeof(T);
     // Small products of a batch share a task: 20 us each.
-    if (gemm_.tiles() == 1)
+    if (gemm_.tiles() == 1 && parts_ == 1)
       group_ = std::clamp<int64_t>(int64_t(20e3 / gemm_.cost_ns()), 1, std::max<int64_t>(1, q.batch.count));
   }
-  void run(char* const* out, const char* const* in, char*) const override {
+  void run(char* const* out, const char* const* in, char* scratch) const override {
     auto a = reinterpret_cast<const T*>(in[0]), b = reinterpret_cast<const T*>(in[1]);
     auto c = reinterpret_cast<T*>(out[0]);
     if (add_ && in[2] != out[0]) std::memcpy(c, in[2], size_t(q_.batch.count * q_.m * q_.n) * sizeof(T));
     const int64_t tiles = gemm_.tiles(), count = q_.batch.count;
     if (tiles == 0 || count == 0) return;
+    if (parts_ > 1) return sum_parts(a, b, c, reinterpret_cast<T*>(scratch));
     parallel((count + group_ - 1) / group_ * tiles, cost_ns, [&](int64_t task) {
       int64_t first = task / tiles * group_, last = std::min(count, first + group_);
       for (int64_t i = first; i < last; ++i)
@@ -314,14 +322,32 @@ class FloatMatmul final : public Step {
   }
   bool may_alias(int, int in) const override { return in == 2; }
   std::string text() const override {
-    return (q_.batch.count > 1 ? std::to_string(q_.batch.count) + " of " : "") + gemm_.text() +
-           (add_ ? ", added in place" : "");
+    return (q_.batch.count > 1 ? std::to_string(q_.batch.count) + " of " : "") +
+           (parts_ > 1 ? std::to_string(parts_) + " parts of " : "") + gemm_.text() + (add_ ? ", added in place" : "");
   }
 
  private:
+  void sum_parts(const T* a, const T* b, T* c, T* partial) const {
+    const int64_t tiles = gemm_.tiles(), size = q_.m * q_.n;
+    parallel(parts_ * tiles, cost_ns, [&](int64_t task) {
+      const int64_t part = task / tiles;
+      const Gemm<T>& gemm = part + 1 < parts_ ? gemm_ : last_;
+      gemm.tile(task % tiles, {a + part * part_ * q_.csa, q_.rsa, q_.csa}, {b + part * part_ * q_.rsb, q_.rsb, q_.csb},
+                part ? partial + (part - 1) * size : c, q_.n, add_ && part == 0);
+    });
+    const int64_t share = 8192;
+    parallel((size + share - 1) / share, double(size * parts_) * 0.3, [&](int64_t task) {
+      const int64_t first = task * share, last = std::min(size, first + share);
+      for (int64_t part = 1; part < parts_; ++part) {
+        const T* from = partial + (part - 1) * size;
+        for (int64_t i = first; i < last; ++i) c[i] += from[i];
+      }
+    });
+  }
   Problem q_;
-  Gemm<T> gemm_;
   bool add_;
+  int64_t parts_, part_;  // part_: elements of the sum in each part but the last
+  Gemm<T> gemm_, last_;
   int64_t group_ = 1;
 };
 

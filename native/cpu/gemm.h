@@ -19,7 +19,10 @@ template <class T>
 class Gemm {
  public:
   Gemm() = default;
-  Gemm(int64_t m, int64_t n, int64_t k);
+  // `pieces`: about so many tiles are wanted for the threads, where that costs little; large tiles read and pack less.
+  Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces = 1);
+  // Pieces of 15 us up to 8, of 100 us up to 32.
+  static int64_t pieces(int64_t m, int64_t n, int64_t k);
   int64_t tiles() const { return rows_ * cols_; }
   double cost_ns() const { return cost_ns_; }
   void tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) const;

@@ -116,10 +116,11 @@ struct Exact {
 };
 
 template <class T>
-static void test_matmul(bool big) {
+static void test_matmul(bool big, bool deep = false) {
   const int64_t limit = big ? 700 : pick(0, 3) ? 40 : 3;
-  const int64_t m = pick(big ? 1 : 0, limit), n = pick(big ? 1 : 0, limit), k = pick(0, limit);
-  const int batch = int(pick(0, big ? 0 : 2));
+  const int64_t m = pick(big ? 1 : 0, limit), n = pick(big ? 1 : 0, limit);
+  const int64_t k = deep ? pick(2000, 9000) : pick(0, limit);
+  const int batch = int(pick(0, big || deep ? 0 : 2));
   Words sa, sb, so;
   for (int d = 0; d < batch; ++d) {
     int64_t e = pick(0, 5);
@@ -443,6 +444,7 @@ int main(int argc, char** argv) {
   for (int r = 0; r < rounds; ++r) {
     test_matmul<float>(r % 16 == 0);
     test_matmul<double>(r % 32 == 0);
+    if (r % 8 == 0) test_matmul<float>(false, true), test_matmul<double>(false, true);
     test_matmul<int64_t>(false);
     test_matmul<int32_t>(r % 64 == 0);
     test_matmul<int16_t>(false);

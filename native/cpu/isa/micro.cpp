@@ -2,7 +2,7 @@
 #include "cpu/isa/micro.h"
 
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -30,31 +30,48 @@ inline __attribute__((always_inline)) typename Vec<T>::type load(const T* p) {
   return *reinterpret_cast<const typename Vec<T>::type*>(p);
 }
 
-// c[0..n) = v, or += v; n below a whole vector.
+// The first n elements, n below a whole vector; zeros for the rest.
 template <class T>
-inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::type v, int n, bool add) {
+inline __attribute__((always_inline)) typename Vec<T>::type load_part(const T* p, int64_t n) {
+  using V = typename Vec<T>::type;
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    __mmask16 m = __mmask16((1u << n) - 1);
-    __m512 x = add ? _mm512_add_ps(_mm512_maskz_loadu_ps(m, c), (__m512)v) : (__m512)v;
-    _mm512_mask_storeu_ps(c, m, x);
-  } else {
-    __mmask8 m = __mmask8((1u << n) - 1);
-    __m512d x = add ? _mm512_add_pd(_mm512_maskz_loadu_pd(m, c), (__m512d)v) : (__m512d)v;
-    _mm512_mask_storeu_pd(c, m, x);
-  }
+  if constexpr (sizeof(T) == 4) return V(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p));
+  else return V(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return V(_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))));
+  else return V(_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3))));
 #else
-  T part[Vec<T>::lanes];
-  *reinterpret_cast<typename Vec<T>::type*>(part) = v;
-  if (add)
-    for (int j = 0; j < n; ++j) c[j] += part[j];
-  else
-    for (int j = 0; j < n; ++j) c[j] = part[j];
+  T part[Vec<T>::lanes] = {};
+  for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+  return *reinterpret_cast<V*>(part);
 #endif
 }
 
+template <class T>
+inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::type v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(c, __mmask16((1u << n) - 1), (__m512)v);
+  else _mm512_mask_storeu_pd(c, __mmask8((1u << n) - 1), (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(c, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                        (__m256)v);
+  else
+    _mm256_maskstore_pd(c, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)), (__m256d)v);
+#else
+  T part[Vec<T>::lanes];
+  *reinterpret_cast<typename Vec<T>::type*>(part) = v;
+  for (int64_t j = 0; j < n; ++j) c[j] = part[j];
+#endif
+}
+
+// Rows of B that a block reads ahead where they are far apart, which the processor does not by itself.
+constexpr int kAhead = 12;
+constexpr int64_t kKept = 256;  // most rows of B that are kept
+
 // R rows of A are reached from every third one, R / 3 pointers and one stride: they fit the integer registers.
-template <class T, int R, int NV>
+template <class T, int R, int NV, bool Keep>
 void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t row,
            int64_t ldc, bool add) {
   using V = typename Vec<T>::type;
@@ -70,10 +87,25 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   if (k >= 64)  // the rows of c are far apart: on their way while the sums are made
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c[v] + (row + i) * ldc, 1);
+  [[maybe_unused]] const int64_t pitch = Keep && k > 1 ? off[1] - off[0] : 0;
+  [[maybe_unused]] T* keep = p.keep;
   for (int64_t s = 0; s < k; ++s) {
     V b[NV];
-    b[0] = load(b0 + off[s]);
-    if constexpr (NV > 1) b[1] = load(b1 + off[s]);
+    if constexpr (Keep) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        const T* from = v ? b1 : b0;
+        b[v] = load(from);
+        __builtin_prefetch(from + kAhead * pitch);
+        *reinterpret_cast<V*>(keep + v * Vec<T>::lanes) = b[v];
+      }
+      b0 += pitch;
+      b1 += pitch;
+      keep += 2 * Vec<T>::lanes;
+    } else {
+      b[0] = load(b0 + off[s]);
+      if constexpr (NV > 1) b[1] = load(b1 + off[s]);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       T x = q[i / 3][(i % 3) * rsa];
@@ -88,7 +120,8 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
     T* c = p.c[v] + row * ldc;
     if (int n = p.n[v]; n < Vec<T>::lanes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) store_part<T>(c + i * ldc, sum[i][v], n, add);
+      for (int i = 0; i < R; ++i)
+        store_part<T>(c + i * ldc, add ? load_part(c + i * ldc, n) + sum[i][v] : sum[i][v], n);
     } else if (add) {
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) *reinterpret_cast<V*>(c + i * ldc) += sum[i][v];
@@ -99,26 +132,44 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   }
 }
 
-template <class T, int NV>
+template <class T>
 using Block = void (*)(int64_t, const T*, int64_t, int64_t, const int64_t*, const Panel<T>&, int64_t, int64_t, bool);
 
-template <class T, int NV, int... R>
+template <class T, int NV, bool Keep, int... R>
 struct Blocks {
-  static constexpr Block<T, NV> table[] = {block<T, R + 1, NV>...};
+  static constexpr Block<T> table[] = {block<T, R + 1, NV, Keep>...};
 };
-template <class T, int NV, int N, int... R>
-struct MakeBlocks : MakeBlocks<T, NV, N - 1, N - 1, R...> {};
-template <class T, int NV, int... R>
-struct MakeBlocks<T, NV, 0, R...> : Blocks<T, NV, R...> {};
+template <class T, int NV, bool Keep, int N, int... R>
+struct MakeBlocks : MakeBlocks<T, NV, Keep, N - 1, N - 1, R...> {};
+template <class T, int NV, bool Keep, int... R>
+struct MakeBlocks<T, NV, Keep, 0, R...> : Blocks<T, NV, Keep, R...> {};
+
+// Part `part` of `parts` of what comes next.
+template <class T>
+inline void fetch(const Panel<T>& p, int64_t part, int64_t parts) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t r = p.next_runs * part / parts; r < p.next_runs * (part + 1) / parts; ++r)
+    for (int64_t j = 0; j < p.next_n; j += line) __builtin_prefetch(p.next + r * p.next_stride + j, 0, 2);
+}
 
 template <class T, int NV>
-void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
-          int64_t ldc, bool add) {
-  int64_t blocks = (m + kRows - 1) / kRows, i = 0;
-  for (int64_t b = blocks; b > 0; --b) {
-    int64_t r = (m - i + b - 1) / b;
-    MakeBlocks<T, NV, kRows>::table[r - 1](k, a + i * rsa, rsa, csa, off, p, i, ldc, add);
+void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, Panel<T> p, int64_t ldc,
+          bool add) {
+  const int64_t blocks = (m + kRows - 1) / kRows;
+  int64_t kept[kKept];
+  for (int64_t b = 0, i = 0; b < blocks; ++b) {
+    const int64_t r = (m - i + blocks - b - 1) / (blocks - b);
+    if (p.next_runs) fetch(p, b, blocks);
+    auto table = p.keep ? MakeBlocks<T, NV, true, kRows>::table : MakeBlocks<T, NV, false, kRows>::table;
+    table[r - 1](k, p.a_block ? a + b * p.a_block : a + i * rsa, rsa, csa, off, p, i, ldc, add);
     i += r;
+    if (p.keep) {
+      for (int64_t s = 0; s < k; ++s) kept[s] = 2 * Vec<T>::lanes * s;
+      off = kept;
+      p.b[0] = p.keep;
+      p.b[1] = p.keep + Vec<T>::lanes;
+      p.keep = nullptr;
+    }
   }
 }
 
@@ -164,7 +215,11 @@ void pack(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* 
       int64_t j = 0;
       for (; j + Vec<T>::lanes <= n; j += Vec<T>::lanes)
         *reinterpret_cast<typename Vec<T>::type*>(to + j) = load(from + j);
-      for (; j < n; ++j) to[j] = from[j];
+      if (j < n) {
+        auto rest = load_part(from + j, n - j);
+        if (padded - j >= Vec<T>::lanes) *reinterpret_cast<typename Vec<T>::type*>(to + j) = rest, j += Vec<T>::lanes;
+        else store_part(to + j, rest, padded - j), j = padded;
+      }
       for (; j < padded; ++j) to[j] = 0;
     }
     return;
@@ -208,11 +263,11 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
   int64_t j = vecmat_part<T, 8>(0, n, k, x, xs, b, ldb, c, add);
   j = vecmat_part<T, 1>(j, n, k, x, xs, b, ldb, c, add);
   if (j == n) return;
-  constexpr int L = Vec<T>::lanes;
-  T sum[L] = {};
-  for (int64_t p = 0; p < k; ++p)
-    for (int64_t i = j; i < n; ++i) sum[i - j] += x[p * xs] * b[p * ldb + i];
-  for (int64_t i = j; i < n; ++i) c[i] = add ? c[i] + sum[i - j] : sum[i - j];
+  typename Vec<T>::type sum[4] = {};  // rows p, p + 4, ... in one: four hide the latency of the additions
+  for (int64_t p = 0; p < k; p += 4)
+    for (int64_t q = p; q < (p + 4 < k ? p + 4 : k); ++q) sum[q - p] += x[q * xs] * load_part(b + q * ldb + j, n - j);
+  sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  store_part(c + j, add ? load_part(c + j, n - j) + sum[0] : sum[0], n - j);
 }
 
 template <class T>

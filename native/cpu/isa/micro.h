@@ -16,6 +16,14 @@ struct Panel {
   const T* b[2];
   T* c[2];
   int n[2];  // n[1] = 0: one vector only
+  // Rows of B far apart and evenly spaced (off[1] - off[0]), read by several blocks of rows: room for k x 2 vectors,
+  // k <= 256. The first block leaves B here for the others, which spares a pass over B. Null: B is read where it is.
+  T* keep = nullptr;
+  // What will be read next, `runs` runs of n elements: it is fetched into L2 between the blocks of rows.
+  const T* next = nullptr;
+  int64_t next_runs = 0, next_stride = 0, next_n = 0;
+  // Packed A: elements from one block of rows to the next. 0: row i is at a + i * rsa.
+  int64_t a_block = 0;
 };
 
 template <class T>
