@@ -194,7 +194,7 @@ class Caller:
         if name.startswith("KnetArray."):
             args.insert(0, rng.choice(self.arrays) if rng.random() < 0.97 else self.value())
             if name[10:12] == "__" and name[12] == "i":
-                args[0] = getattr(args[0], "copy", lambda: None)()  # the others go on
+                args[0] = args[0].copy() if isinstance(args[0], knet.KnetArray) else args[0]  # the others go on
         elif name in ("get", "set"):
             args = [rng.choice(self.arrays)] + [self.value() for _ in range(1 + (name == "set"))]
         elif name == "grad":

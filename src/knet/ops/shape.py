@@ -568,6 +568,12 @@ def repeat(x, repeats, axis=None):
                 f"[repeat] {len(repeats)} numbers for {n} elements along axis {axis} of {shape}. Give one each."
             )
         else:
+            repeats = [operator.index(k) for k in repeats]
+            if any(k < 0 for k in repeats):
+                raise ValueError(f"[repeat] negative numbers: {repeats}. Use 0 to leave an element out.")
+            if sum(repeats) > 1 << 20:  # a list of indices would take longer than the pieces
+                pieces = [repeat(part(x, axis, i, 1), k, axis) for i, k in enumerate(repeats) if k]
+                return concatenate(*pieces, axis=axis)
             return ops.gather(x, [i for i, k in enumerate(repeats) for _ in range(k)], axes=(axis,), at=axis)
     before, after = shape[:axis], shape[axis + 1:]
     y = broadcast_to(reshape(x, (*before, n, 1, *after)), (*before, n, repeats, *after))
