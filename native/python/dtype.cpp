@@ -102,8 +102,20 @@ PyType_Slot dtype_slots[] = {
 PyType_Spec dtype_spec = {"knet.dtype", sizeof(DTypeObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
                           dtype_slots};
 
+// NumPy's names: "float32", "f4", "<f4", "float", "d".
 bool by_name(const char* s, DType& out) {
-  if (!std::strcmp(s, "bool_")) s = "bool";
+  static constexpr struct {
+    const char* name;
+    DType dtype;
+  } kShort[] = {{"bool_", DType::Bool}, {"?", DType::Bool},    {"b1", DType::Bool},  {"i1", DType::I8},
+                {"i2", DType::I16},     {"i4", DType::I32},    {"i8", DType::I64},   {"u1", DType::U8},
+                {"u2", DType::U16},     {"u4", DType::U32},    {"u8", DType::U64},   {"f2", DType::F16},
+                {"f4", DType::F32},     {"f8", DType::F64},    {"f", DType::F32},    {"d", DType::F64},
+                {"int", DType::I64},    {"float", DType::F64}, {"half", DType::F16}, {"single", DType::F32},
+                {"double", DType::F64}, {"c8", DType::C64},    {"c16", DType::C128}};
+  if ((*s == '<' || *s == '=' || *s == '|') && s[1]) ++s;
+  for (const auto& k : kShort)
+    if (!std::strcmp(s, k.name)) return out = k.dtype, true;
   for (int i = 0; i < kDTypes; ++i)
     if (!std::strcmp(s, name(DType(i)))) {
       out = DType(i);

@@ -255,6 +255,7 @@ void convert(Trace& t, const Entry& e, PyObject* const* objects, size_t n, Value
           if (where && i == 0 && PyBool_Check(o)) like = &kTest;
           break;
       }
+      if (e.about->rule == DTypeRule::Float && strong && as_float_number(t, o, common, out.v[i])) continue;
       out.v[i] = value_of(t, o, where && i == 0 && !PyBool_Check(o) ? nullptr : like, compare);
     }
 

@@ -494,6 +494,14 @@ HostArray read_list(PyObject* o, const DType* like, bool as_index) {
   return build(o, s, t);
 }
 
+bool as_float_number(Trace& t, PyObject* o, DType common, uint32_t& v) {
+  if (!is_int(common) || !PyLong_Check(o) || PyBool_Check(o)) return false;
+  Scalar s;
+  s.f = int_as_double(o);
+  v = t.scalar(s, to_float(common), false);
+  return true;
+}
+
 uint32_t value_of(Trace& t, PyObject* o, const DType* like, bool compare) {
   switch (operand_kind(o)) {
     case Operand::Array: return t.use(handle_of(o));

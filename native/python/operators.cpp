@@ -7,7 +7,7 @@ namespace knet {
 namespace {
 
 // Values of the operands of a binary slot, at least one of which is a KnetArray. False: not an operand that we know.
-bool operands(Trace& t, PyObject* a, PyObject* b, bool compare, uint32_t v[2]) {
+bool operands(Trace& t, PyObject* a, PyObject* b, bool compare, uint32_t v[2], bool floats = false) {
   if (is_array(a) && is_array(b)) {
     v[0] = t.use(handle_of(a));
     v[1] = t.use(handle_of(b));
@@ -21,6 +21,7 @@ bool operands(Trace& t, PyObject* a, PyObject* b, bool compare, uint32_t v[2]) {
   v[known] = t.use(handle_of(array));
   // Also beside a number of ours, which stays weak: a cast between the two would make it strong.
   const DType like = s.dtype;
+  if (floats && !s.weak && as_float_number(t, other, like, v[1 - known])) return true;
   v[1 - known] = value_of(t, other, s.weak && !is_float(like) ? nullptr : &like, compare);
   return true;
 }
@@ -28,7 +29,7 @@ bool operands(Trace& t, PyObject* a, PyObject* b, bool compare, uint32_t v[2]) {
 PyObject* binary_op(Op op, PyObject* a, PyObject* b, bool compare) {
   Trace& t = Trace::current();
   uint32_t v[2];
-  if (!operands(t, a, b, compare, v)) Py_RETURN_NOTIMPLEMENTED;
+  if (!operands(t, a, b, compare, v, op == Op::divide)) Py_RETURN_NOTIMPLEMENTED;
   return wrap(t, t.elementwise(op, v));
 }
 

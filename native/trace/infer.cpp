@@ -202,6 +202,8 @@ DType elementwise_dtype(Op op, const OpInfo& op_info, Ins in, Ints attrs) {
       return DType::Bool;
     case DTypeRule::IntBits:
       if (t >= DType::F16) wrong_dtype(op, in, "integers or bool", "Cast first: x.astype(\"int64\").");
+      if (t == DType::Bool && !(op_info.flags & kBoolOk))
+        wrong_dtype(op, in, "integers", "Cast first: x.astype(\"int64\").");
       return t;
     case DTypeRule::FloatTest:
       if (t < DType::F16) wrong_dtype(op, in, "floats", "Cast first: x.astype(\"float32\").");

@@ -40,7 +40,7 @@ enum class DTypeRule : uint8_t {
 enum OpFlags : uint16_t {
   kDifferentiable = 1,  // has a derivative rule
   kVariadic = 2,        // n_in is a minimum
-  kBoolOk = 4,          // DTypeRule::Same also accepts bool
+  kBoolOk = 4,          // DTypeRule::Same and IntBits also accept bool
   kCommutative = 8,
 };
 

@@ -9,7 +9,8 @@ from .inspect import config, explain, memory, trim  # noqa: E402
 
 globals().update(_core.dtypes())
 __version__ = "0.1.0"
-_lazy = {"data": None, "train": None, "optim": None, "init": None, "tree": None}
+_lazy = {"data", "train", "optim", "init", "tree"}
+_initialisers = {"xavier", "xavier_uniform", "xavier_normal", "gaussian", "bilinear"}
 
 
 def __getattr__(name):
@@ -17,4 +18,6 @@ def __getattr__(name):
     from importlib import import_module
     if name in _lazy:
         return import_module(f".{name}", __name__)
+    if name in _initialisers:
+        return getattr(import_module(".init", __name__), name)
     raise AttributeError(f"module 'knet' has no attribute {name!r}")

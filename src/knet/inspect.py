@@ -57,13 +57,11 @@ class Explanation:
         parts = []
         for i, run in enumerate(self.runs):
             state = f"planned anew: {run['difference']}" if run["fresh"] else "a known plan"
-            parts.append(f"program {i + 1} of {len(self.runs)} ({state})\n"
-                         f"  {run['kernels']} kernels, arena {show_bytes(run['arena_bytes'])} "
-                         f"(liveness needs {show_bytes(run['live_bytes'])}), results {show_bytes(run['output_bytes'])}")
+            parts.append(f"program {i + 1} of {len(self.runs)} ({state})")
             if self.stages:
-                parts += [f"-- {stage}\n{run[stage]}" for stage in STAGES]
+                parts += [f"-- {stage}\n{run[stage].rstrip()}" for stage in STAGES]
             else:
-                parts.append(run["program"])
+                parts.append(run["program"].rstrip())
             where = sorted({f"{file}:{line}" for file, line in run["lines"].values()})
             if where:
                 parts.append("from " + ", ".join(where))
@@ -118,8 +116,16 @@ class _Setting:
     def __get__(self, obj, cls=None):
         return self if obj is None else self._get()
 
+    def __set_name__(self, cls, name):
+        self._name = name
+
     def __set__(self, obj, value):
-        self._set(value)
+        try:
+            self._set(value)
+        except TypeError as e:
+            if str(e).startswith("["):
+                raise
+            raise TypeError(f"[config] {self._name} cannot be {value!r}. {self.__doc__}") from None
 
 
 class _Config:

@@ -42,6 +42,7 @@ _FACTS = {
     "shape": lambda a: a.shape,
     "ndim": lambda a: a.ndim,
     "size": lambda a, axis=None: a.size if axis is None else a.shape[axis],
+    "real": lambda val: val,
     "iscomplexobj": lambda x: False,
     "isrealobj": lambda x: True,
     "array_repr": lambda arr, *a, **k: repr(arr),
@@ -119,6 +120,8 @@ def array_ufunc(self, ufunc, method, *inputs, **kwargs):
     if method == "__call__" and not kwargs and ufunc in _called:
         return _called[ufunc](*inputs)
     name = ufunc.__name__
+    if method == "__call__" and name == "conjugate":
+        return +inputs[0]
     if method == "__call__":
         fn = _counterparts().get(name)
         if fn is None:

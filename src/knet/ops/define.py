@@ -177,7 +177,7 @@ class Op(_Entry):
         flags = {
             "kDifferentiable": self.grad is not None,
             "kVariadic": self.variadic,
-            "kBoolOk": self.rule == "Same" and bool(self.c_bool),
+            "kBoolOk": self.rule in ("Same", "IntBits") and bool(self.c_bool),
             "kCommutative": self.commutative,
         }
         return tuple(f for f, holds in flags.items() if holds)

@@ -161,6 +161,8 @@ def divmod(a, b):
 @function(reference="modf", domain=(0.1, 0.9), samples=(sample((3, 4)),))
 def modf(x):
     """The fraction and the whole part of x, both with its sign."""
+    x = as_array(x)
+    x = x if "float" in str(x.dtype) else divide(x, 1)
     whole = trunc(x)
     return copysign(where(isinf(x), 0, x - whole), x), whole
 
@@ -431,6 +433,18 @@ isfinite = elementwise("isfinite", "x", rule="FloatTest", c="vm::isfinite(a)", r
                        doc="Whether x is neither infinite nor NaN.")
 signbit = elementwise("signbit", "x", rule="FloatTest", c="vm::signbit(a)", reference="signbit",
                       doc="Whether the sign of x is minus, of zeros too.")
+
+
+@function(reference="isposinf", samples=(sample((3, 4)),))
+def isposinf(x):
+    """Whether x is plus infinity."""
+    return x == float("inf")
+
+
+@function(reference="isneginf", samples=(sample((3, 4)),))
+def isneginf(x):
+    """Whether x is minus infinity."""
+    return x == -float("inf")
 
 
 @function(reference="isclose", samples=(sample((3, 4), (3, 4)), sample((3, 4), 0.5, atol=0.4)))

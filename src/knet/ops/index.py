@@ -215,6 +215,27 @@ def _operands(x, indices, values, axis, name):
     return x, _to(v, shape), i, {"axes": (axis,), "at": axis}
 
 
+@function(numpy=("nonzero",))
+def nonzero(x):
+    """The indices of the elements that are not 0: one vector for each axis, for x[nonzero(x)]. Their number depends on
+    the values, so this reads x."""
+    x = as_array(x)
+    return tuple(ops.alias(i) for i in np.nonzero(np.asarray(x._memory())))
+
+
+@function(numpy=("flatnonzero",))
+def flatnonzero(x):
+    """The indices in the flattened x of the elements that are not 0; reads x."""
+    return nonzero(ravel(as_array(x)))[0]
+
+
+@function(numpy=("argwhere",))
+def argwhere(x):
+    """The indices of the elements that are not 0, one row for each element; reads x."""
+    x = as_array(x)
+    return ops.alias(np.argwhere(np.asarray(x._memory())))
+
+
 @function(samples=[sample((5, 3), _indices(5, 4), (4, 3)), sample((2, 5), _indices(5, 3), (), axis=1)],
           reference=lambda x, i, v, axis=0: _np_scatter(
               x, np.broadcast_to(v, x.shape[:axis] + i.shape + x.shape[axis + 1:]), i, axes=(axis,), at=axis, add=True))

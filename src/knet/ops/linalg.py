@@ -78,6 +78,27 @@ def vdot(a, b):
     return _matmul(reshape(as_array(a), (-1,)), reshape(as_array(b), (-1,)))
 
 
+@function(numpy=("vecdot",), samples=[sample((2, 3), (2, 3)), sample((2, 3), (3,))],
+          reference=lambda a, b: np.sum(a * b, -1))
+def vecdot(a, b, axis=-1):
+    """Sum of products along one axis, of vectors that broadcast."""
+    return ops.sum(ops.multiply(a, b), axis)
+
+
+@function(numpy=("matvec",), samples=[sample((2, 3, 4), (4,)), sample((3, 4), (2, 4))],
+          reference=lambda a, v: np.squeeze(np.matmul(a, v[..., None]), -1))
+def matvec(a, v):
+    """Products of stacks of matrices (..., m, n) and vectors (..., n): (..., m)."""
+    return ops.squeeze(matmul(a, ops.expand_dims(v, -1)), -1)
+
+
+@function(numpy=("vecmat",), samples=[sample((3,), (2, 3, 4)), sample((2, 3), (3, 4))],
+          reference=lambda v, a: np.squeeze(np.matmul(v[..., None, :], a), -2))
+def vecmat(v, a):
+    """Products of stacks of vectors (..., m) and matrices (..., m, n): (..., n)."""
+    return ops.squeeze(matmul(ops.expand_dims(v, -2), a), -2)
+
+
 @function(reference="inner", samples=[sample((3,), (3,)), sample((2, 3), (4, 3)), sample((), (3,))])
 def inner(a, b):
     """Sum of products over the last axes."""

@@ -4,6 +4,7 @@ Each call takes the next number of a counter, in the order of the Python program
 seed, and every further step, runs the old plan.
 """
 import math
+import operator
 import os
 
 from .define import function, np, ops, primitive, sample
@@ -20,7 +21,10 @@ class Generator:
 
     def seed(self, n):
         """Start again from seed `n`."""
-        self.key, self.counter = int(n) & _MASK, 0
+        try:
+            self.key, self.counter = operator.index(n) & _MASK, 0
+        except TypeError:
+            raise TypeError(f"[seed] a seed is an integer, not {n!r}.") from None
 
     def next_key(self):
         """(seed, counter) for one random operation; no two calls return the same."""
@@ -199,6 +203,8 @@ def permutation(x, axis=0):
 @function()
 def bernoulli(p=0.5, shape=None, dtype="bool"):
     """True with probability p, which may be an array; the shape is that of p unless given."""
+    if isinstance(p, (int, float)) and not 0 <= p <= 1:
+        raise ValueError(f"[bernoulli] p={p} is not a probability. Give a number from 0 to 1.")
     u = random_uniform(*next_key(), shape=_shape_of(p, shape=shape), dtype="float32")
     hit = ops.less(u, p)
     return ops.cast(hit, dtype=dtype)

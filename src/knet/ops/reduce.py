@@ -120,6 +120,7 @@ def _dextremum(dy, y, x, axis, keepdims):
 
 
 min_, max_ = min, max  # Python's own
+_INF = float("inf")
 
 max = primitive(
     "max", "x, axis: axes = None, keepdims: bool = False", "Reduce", aliases=("amax",), reference="max",
@@ -240,6 +241,56 @@ median = compound(
     doc="The middle element over axes, or the mean of the two middle ones; NaN if there is one.")
 
 
+# ---- without NaN
+
+def _with_nan(rng):
+    return np.where(np.eye(3, 4) == 1, np.nan, rng.uniform(-2, 2, (3, 4)))
+
+
+_HOLES = (sample(_with_nan), sample(_with_nan, axis=0), sample(_with_nan, axis=1, keepdims=True))
+
+
+def _is_float(x):
+    return "float" in str(x.dtype)
+
+
+@function(reference="nansum", samples=_HOLES)
+def nansum(x, axis=None, keepdims=False):
+    """The sum over axes, NaN left out."""
+    x = as_array(x)
+    return sum(ops.where(ops.isnan(x), 0, x) if _is_float(x) else x, axis, keepdims)
+
+
+@function(reference="nanmean", samples=_HOLES)
+def nanmean(x, axis=None, keepdims=False):
+    """The mean over axes, NaN left out; NaN of nothing."""
+    x = as_array(x)
+    if not _is_float(x):
+        return mean(x, axis, keepdims)
+    count = sum(ops.cast(ops.logical_not(ops.isnan(x)), x.dtype), axis, keepdims)
+    return nansum(x, axis, keepdims) / count
+
+
+def _nan_extremum(reduce, worst, x, axis, keepdims):
+    x = as_array(x)
+    if not _is_float(x):
+        return reduce(x, axis, keepdims)
+    y = reduce(ops.where(ops.isnan(x), worst, x), axis, keepdims)
+    return ops.where(all(ops.isnan(x), axis, keepdims), float("nan"), y)
+
+
+@function(reference="nanmax", samples=_HOLES)
+def nanmax(x, axis=None, keepdims=False):
+    """The largest element over axes, NaN left out; NaN of nothing else."""
+    return _nan_extremum(max, -_INF, x, axis, keepdims)
+
+
+@function(reference="nanmin", samples=_HOLES)
+def nanmin(x, axis=None, keepdims=False):
+    """The smallest element over axes, NaN left out; NaN of nothing else."""
+    return _nan_extremum(min, _INF, x, axis, keepdims)
+
+
 # ---- log-sum-exp and norms
 
 def _finite(m):
@@ -267,9 +318,6 @@ norm2 = compound(
     expand=lambda x, axis, keepdims: ops.sqrt(sum(ops.square(x), axis, keepdims)),
     grad=(lambda dy, y, x, axis, keepdims: _unreduce(dy / ops.where(y == 0, 1, y), x, axis, keepdims) * x,),
     doc="The Euclidean length over axes; its derivative at 0 is taken as 0.")
-
-_INF = float("inf")
-
 
 def _vector_norm(x, ord=2, axis=None, keepdims=False):
     x = np.asarray(x)

@@ -89,7 +89,7 @@ reshape = primitive(
 )
 
 transpose = primitive(
-    "transpose", "x, axes: ints", "Movement", aliases=("permute_dims",),
+    "transpose", "x, axes: ints", "Movement", aliases=("permute_dims", "permute"),
     grad=(lambda dy, y, x, axes: transpose(dy, tuple(sorted(range(len(axes)), key=axes.__getitem__))),),
     reference="transpose", numpy=("permute_dims",), samples=[sample((2, 3, 4), axes=(2, 0, 1)), sample((), axes=())],
     doc="Dimensions in another order; without axes, reversed.")
@@ -423,6 +423,44 @@ def unstack(x, axis=0):
     axis = norm_axis(axis, len(x.shape), "unstack")
     shape = tuple(x.shape[:axis]) + tuple(x.shape[axis + 1:])
     return tuple(reshape(part(x, axis, i, 1), shape) for i in range(x.shape[axis]))
+
+
+@function(numpy=("vsplit",))
+def vsplit(x, sections):
+    """split along axis 0."""
+    return _sections("vsplit", x, sections, 0, False)
+
+
+@function(numpy=("hsplit",))
+def hsplit(x, sections):
+    """split along axis 1, or 0 of a vector."""
+    return _sections("hsplit", x, sections, 1 if len(as_array(x).shape) > 1 else 0, False)
+
+
+@function(numpy=("dsplit",))
+def dsplit(x, sections):
+    """split along axis 2."""
+    return _sections("dsplit", x, sections, 2, False)
+
+
+@function(reference="append", samples=[sample((2, 3), (2,)), sample((2, 3), (1, 3), axis=0)])
+def append(x, values, axis=None):
+    """x with values behind it along an axis; without axis, both flattened."""
+    return cat1d(x, values) if axis is None else concatenate(as_array(x), as_array(values), axis=axis)
+
+
+@function(reference="diff", samples=[sample((5,)), sample((3, 4), axis=0), sample((2, 5), n=2), sample((2, 1))])
+def diff(x, n=1, axis=-1):
+    """Each element along an axis less the one before it, n times; every time the axis gets shorter by one."""
+    x = as_array(x)
+    axis = norm_axis(axis, len(x.shape), "diff")
+    if n < 0:
+        raise ValueError(f"[diff] n={n} differences. Use 0 or more.")
+    for _ in range(n):
+        length = max(x.shape[axis] - 1, 0)
+        if x.shape[axis]:
+            x = ops.subtract(part(x, axis, 1, length), part(x, axis, 0, length))
+    return x
 
 
 # ---- repeating and rearranging
