@@ -19,7 +19,7 @@ class Backward {
   explicit Backward(Graph& g) : g_(g) {}
 
   // The gradients of `loss` with respect to `wrt`, appended to the graph.
-  std::vector<uint32_t> run(uint32_t loss, std::span<const uint32_t> wrt, int32_t line) {
+  std::vector<uint32_t> run(uint32_t loss, std::span<const uint32_t> wrt) {
     size_t n_values = g_.values.size();
     mark(loss, wrt);
     grads_.assign(n_values, kNone);
@@ -35,7 +35,6 @@ class Backward {
       if (d == kNone) d = zeros(g_.values[w]);
       out.push_back(d);
     }
-    (void)line;
     return out;
   }
 
@@ -203,7 +202,7 @@ Graph differentiate(Graph g) {
     in.clear();
     for (uint32_t v : g.in(n)) in.push_back(map[v]);
     if (n.op == Op::grad) {
-      auto grads = Backward(out).run(in[0], std::span(in).subspan(1), n.line);
+      auto grads = Backward(out).run(in[0], std::span(in).subspan(1));
       for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = grads[i];
       continue;
     }

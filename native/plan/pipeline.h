@@ -13,14 +13,13 @@ Graph simplify(Graph);
 Graph batch(Graph);
 // Schedule fuse(Graph, Device&), Placement place(const Schedule&), Program::build: see program.h.
 
-std::unique_ptr<Program> plan(Graph, Device&);
-
-// The same, with the text of every stage for `explain`.
+// The text of every stage, for `explain`.
 struct Stages {
   std::string recorded, differentiated, simplified, batched, fused, placed, program;
   int kernels = 0;
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
 };
-Stages explain(Graph, Device&);
+
+std::unique_ptr<Program> plan(Graph, Device&, Stages* told = nullptr);
 
 }  // namespace knet

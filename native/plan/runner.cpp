@@ -263,7 +263,7 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
         outputs.insert(outputs.end(), more.begin(), more.end());
       }
       if (reporter()) {
-        report.stages = explain(graph(outputs), on);
+        plan(graph(outputs), on, &report.stages);
         report.lines = t_.lines_;
       }
       if (!p) {
@@ -337,12 +337,27 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   }
 }
 
+// The name of the operation whose first result is v.
+const char* Runner::recorded(uint32_t value) const {
+  uint32_t v = 0;
+  for (size_t w = 0; w < t_.words_.size();) {
+    Head h = Head::unpack(t_.words_[w]);
+    if (v == value) return info(h.op).name;
+    v += h.n_out;
+    w += 1 + h.n_in + h.n_attr;
+  }
+  return nullptr;
+}
+
 void Runner::fail(std::span<const uint32_t> values, Error e) {
   if (e.at >= 0)
     for (auto& [v, line] : t_.lines_)
       if (int32_t(v) == e.at && line.line) {
-        std::string where = " (recorded at " + line.file + ":" + std::to_string(line.line) + ")";
-        Error with(e.kind, e.what() + where);
+        // The operation that failed may be part of the expansion of the recorded one: name that.
+        const char* op = recorded(v);
+        std::string what = e.what();
+        if (op && info(op_by_name(op)).kind == Kind::Compound) what = std::string("[") + op + "] " + what;
+        Error with(e.kind, what + " (recorded at " + line.file + ":" + std::to_string(line.line) + ")");
         e = with;
         break;
       }

@@ -19,6 +19,7 @@ class Runner {
   Graph graph(std::span<const uint32_t> outputs) const;
   std::vector<uint32_t> kept(std::span<const uint32_t> wanted) const;
   void compute(std::vector<uint32_t> wanted, bool history);
+  const char* recorded(uint32_t value) const;
   void fail(std::span<const uint32_t> values, Error);
 };
 

@@ -36,6 +36,11 @@ Template Capture::finish(std::span<const int64_t> results) {
   t.scalars = trace_.scalars_;
   for (const auto& v : trace_.values_) t.specs.push_back(v.spec);
   for (int64_t r : results) t.results.push_back(int32_t(r));
+  for (size_t w = 0; w < t.words.size();) {
+    Head h = Head::unpack(t.words[w]);
+    t.can_fail |= info(h.op).kind == Kind::Index;
+    w += 1 + h.n_in + h.n_attr;
+  }
   return t;
 }
 

@@ -16,6 +16,7 @@ struct Template {
   std::vector<Spec> specs;          // per value, formals included
   std::vector<Scalar> scalars;      // numbers written in the rule: constants
   std::vector<int32_t> results;     // value, or -1: no result (a zero gradient)
+  bool can_fail = false;            // it looks up places that only the data tells
 
   // Append the recorded operations to a graph on these operands; the results as values of the graph, or -1.
   // Compound operations among them are expanded on the way.

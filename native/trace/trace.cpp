@@ -179,14 +179,17 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
   Specs one;
   const Spec* out = one.v;
   size_t n_out;
+  bool can_fail = false;  // when it runs, not now: then its line is noted
   const OpInfo& about = info(op);
   if (about.kind == Kind::Compound) {
     const Template& t = expansion({op, attrs, {specs, in.size()}, {}, 0, 0});
     n_out = t.results.size();
+    can_fail = t.can_fail;
     for (size_t i = 0; i < n_out; ++i) one.add() = t.specs[size_t(t.results[i])];
   } else {
     infer(op, {specs, in.size()}, attrs, one);
     n_out = size_t(one.n);
+    can_fail = about.kind == Kind::Index;
   }
   int64_t bytes = 0;
   for (size_t i = 0; i < n_out; ++i) bytes += checked_bytes(op, out[i]);
@@ -199,8 +202,7 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
   for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0);
   pending_bytes_ += bytes;
   ++pending_;
-  // Index operations can fail when they run; others are told apart by their values alone.
-  if ((limits().keep_lines || about.kind == Kind::Index) && host().line && !capturing_) lines_.emplace_back(first, host().line());
+  if ((limits().keep_lines || can_fail) && host().line && !capturing_) lines_.emplace_back(first, host().line());
   return first;
 }
 

@@ -119,6 +119,9 @@ def _differentiate(f, argnum, has_aux, args, kwargs, op):
         loss, aux = _split(result, op) if has_aux else (result, None)
         _check_loss(loss, op)
         gradients = _core.gradient(loss, numbers) if type(loss) is KnetArray else None
+        parameters = inner = called = result = None  # what nobody holds is not computed
+        if op == "grad":
+            loss = None
     finally:
         _core.leave()  # the outermost one computes everything that is pending
 
