@@ -217,7 +217,8 @@ def test_numpy_functions_more(rng):
             (np.diff(k), np.diff(x)), (np.diff(k, n=2, axis=0), np.diff(x, n=2, axis=0)),
             (np.append(k, kv), np.append(x, v)), (np.real(k), x), (np.conj(k), x),
             (np.einsum("ij,j->i", k, kv, optimize=True), x @ v),
-            (np.isposinf(k), np.isposinf(x)), (np.nansum(k), np.nansum(x)),
+            (np.clip(k, a_min=-1, a_max=1), np.clip(x, -1, 1)), (np.sort(k, kind="stable"), np.sort(x)),
+            (np.split(k, indices_or_sections=3)[0], x[:1]), (np.isposinf(k), np.isposinf(x)), (np.nansum(k), np.nansum(x)),
             (np.argwhere(k > 0), np.argwhere(x > 0)), (np.flatnonzero(k > 0), np.flatnonzero(x > 0)),
             (k[np.nonzero(k > 0)], x[x > 0]), (np.hsplit(k, 2)[1], x[:, 2:]), (np.vsplit(k, 3)[0], x[:1])]:
         assert isinstance(got, knet.KnetArray)
@@ -544,6 +545,7 @@ def test_printing_of_special_numbers():
     (lambda x: x.sum(2), r"\[sum\].*2.*\(2, 3\)"), (lambda x: knet.conv4(x, x), r"\[conv4\].*\(2, 3\)"),
     (lambda x: knet.einsum("ij,jk", x, x), r"\[einsum\].*'j'"),
     (lambda x: knet.einsum([0, 1], x), r"\[einsum\].*text"), (lambda x: x[5], "5 is out of bounds"),
+    (lambda x: knet.zeros(2, 3), r"zeros\(\(2, 3\)\)"), (lambda x: knet.ones(2.5), r"2.5 is not a shape"),
     (lambda x: knet.diff(x, n=-1), r"\[diff\]"), (lambda x: knet.array("a"), "array")])
 def test_messages_name_the_operation_and_the_shapes(call, words):
     with pytest.raises((ValueError, TypeError, IndexError), match=words) as info:

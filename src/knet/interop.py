@@ -14,7 +14,10 @@ _REDUCE = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min",
 _ACCUMULATE = {"add": "cumsum", "multiply": "cumprod"}
 # Arguments of NumPy's functions that choose how, not what: none of them is needed here when it has its default.
 _DEFAULTS = {"out": (None,), "where": (True,), "subok": (True, False), "order": ("K", "C", None),
-             "casting": ("same_kind",), "like": (None,), "signature": (None,), "sig": (None,), "extobj": (None,)}
+             "casting": ("same_kind",), "device": ("cpu",), "like": (None,), "signature": (None,), "sig": (None,), "extobj": (None,)}
+# What chooses an algorithm or a place, of which there is one here; and NumPy's other names for arguments of ours.
+_IDLE = {"optimize", "kind", "stable", "copy"}
+_RENAMED = {"a_min": "min", "a_max": "max", "indices_or_sections": "sections", "correction": "ddof", "M": "m"}
 # From the first of these on, NumPy's positional arguments are passed by name.
 _BY_NAME = {"axis", "axes", "dtype", "out", "keepdims", "ddof", "initial", "order", "subok", "casting", "mode",
             "kind", "where"}
@@ -94,7 +97,7 @@ def _plain(name, kwargs):
     import numpy
     left, dtype = {}, kwargs.get("dtype")
     for key, value in kwargs.items():
-        if value is numpy._NoValue or key in ("dtype", "optimize"):
+        if value is numpy._NoValue or key == "dtype" or key in _IDLE:
             continue
         if key == "out" and any(v is not None for v in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(f"[numpy] numpy.{name} cannot write the result into an existing array (out=, or `a += x` "
@@ -102,7 +105,7 @@ def _plain(name, kwargs):
         defaults = _DEFAULTS.get(key, ())
         if key == "out" or any(value is d or isinstance(d, str) and value == d for d in defaults):
             continue
-        left[key] = value
+        left[_RENAMED.get(key, key)] = value
     return left, dtype
 
 

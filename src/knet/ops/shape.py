@@ -37,7 +37,10 @@ def norm_axes(axes, ndim, name):
 
 
 def as_shape(shape):
-    return tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
+    try:
+        return tuple(map(operator.index, shape)) if isinstance(shape, (tuple, list)) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"[shape] {shape!r} is not a shape. Give extents: (2, 3).") from None
 
 
 # ---- primitives
@@ -705,15 +708,22 @@ def full(shape, fill_value, dtype=None):
     return broadcast_to(ops.cast(fill_value, dtype=dtype), as_shape(shape))
 
 
+def _not_an_extent(name, shape, dtype):
+    if isinstance(dtype, int):
+        raise TypeError(f"[{name}] the shape is one argument. Write {name}(({shape}, {dtype})).")
+
+
 @function(numpy=("zeros",))
 def zeros(shape, dtype=None):
     """An array of zeros, float32 unless another type is given."""
+    _not_an_extent("zeros", shape, dtype)
     return _zeros_of(as_shape(shape), default_float() if dtype is None else dtype)
 
 
 @function(numpy=("ones",))
 def ones(shape, dtype=None):
     """An array of ones, float32 unless another type is given."""
+    _not_an_extent("ones", shape, dtype)
     return full(shape, 1, default_float() if dtype is None else dtype)
 
 
