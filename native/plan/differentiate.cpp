@@ -103,7 +103,7 @@ class Backward {
     for (Spec& s : specs) pointers.push_back(&s);
     std::vector<int64_t> attrs(g_.attr(node).begin(), g_.attr(node).end());
     Signature sig{node.op, attrs, {pointers.data() + node.n_out, in.size()}, {pointers.data(), node.n_out}, has_dy, needs};
-    auto results = derivative(sig).instantiate(g_, operands, node.line);
+    auto results = derivative(sig)->instantiate(g_, operands, node.line);
     size_t r = 0;
     for (size_t i = 0; i < in.size(); ++i) {
       bool asked = node.n_in > 64 || (needs >> i & 1);
@@ -213,7 +213,7 @@ Graph differentiate(Graph g) {
       std::vector<const Spec*> pointers;
       for (uint32_t v : g.in(n)) of.push_back(g.values[v]);
       for (Spec& s : of) pointers.push_back(&s);
-      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0}).instantiate(out, in, n.line);
+      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(out, in, n.line);
       for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = uint32_t(results[i]);
       continue;
     }

@@ -107,7 +107,8 @@ class Flat final : public Program {
     }
   }
 
-  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) override {
+  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
+           std::vector<double>* took) const override {
     Block<char*, 64> base(kInputs + n_inputs_ + targets_.size());
     BufferRef arena;
     if (arena_bytes > 0) arena = allocate(device_, size_t(arena_bytes));
@@ -123,12 +124,12 @@ class Flat final : public Program {
     }
     for (const Number& n : numbers_) store(scalars[n.index], n.dtype, base[kArena] + n.offset);
 
-    call_all(base, scalars);
+    call_all(base, scalars, took);
     for (size_t j = 0; j < results_.size(); ++j)
       outputs[j] = results_[j].is_input ? inputs[results_[j].index] : made[results_[j].index];
   }
 
-  std::string text() const override {
+  std::string text(std::span<const double> took) const override {
     std::string s = std::to_string(kernels) + (kernels == 1 ? " kernel, arena " : " kernels, arena ") +
                     human_bytes(arena_bytes) + " (alive at once " + human_bytes(live_bytes) + "), results " +
                     human_bytes(output_bytes) + "\n";
@@ -148,9 +149,9 @@ class Flat final : public Program {
       s += " | in " + std::to_string(in.size()) + ", out " + std::to_string(out.size()) + ", " + human_bytes(w.bytes);
       std::string more = steps_[k]->text();
       if (!more.empty()) s += " | " + more;
-      if (k < took_us_.size()) {
+      if (k < took.size()) {
         char us[32];
-        std::snprintf(us, sizeof us, " | %.1f us", took_us_[k]);
+        std::snprintf(us, sizeof us, " | %.1f us", took[k]);
         s += us;
       }
       s += "\n";
@@ -159,9 +160,8 @@ class Flat final : public Program {
   }
 
  private:
-  void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars) const {
+  void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars, std::vector<double>* took) const {
     Block<char*, 64> pointers(most_operands_);
-    if (timed) took_us_.assign(calls_.size(), 0);
     const Call* c = calls_.data();
     try {
       for (const Call* end = c + calls_.size(); c != end; ++c) {
@@ -176,11 +176,11 @@ class Flat final : public Program {
             }
           pointers[i] = at;
         }
-        if (timed) [[unlikely]] {
+        if (took) [[unlikely]] {
           using Clock = std::chrono::steady_clock;
           auto start = Clock::now();
           c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
-          took_us_[size_t(c - calls_.data())] = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+          took->push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
           continue;
         }
         c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
@@ -204,7 +204,6 @@ class Flat final : public Program {
   std::vector<std::shared_ptr<const Step>> steps_;
   std::vector<Words> words_;
   std::vector<uint32_t> values_;
-  mutable std::vector<double> took_us_;  // per kernel, of the last timed run
   std::vector<uint32_t> target_of_;  // while building: result -> target
 
   void constants(const Graph& g, const Placement& p) {

@@ -61,10 +61,11 @@ class Program {
   // inputs and scalars in the order of Graph::inputs, Graph::scalars; outputs are filled in the order of
   // Graph::outputs. An input whose buffer is `donatable()` may be overwritten and come back as an output. On Error
   // nothing was filled.
-  virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) = 0;
-  virtual std::string text() const = 0;
+  // `took`: filled with the microseconds of each kernel. May be called from several threads at once.
+  virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
+                   std::vector<double>* took = nullptr) const = 0;
+  virtual std::string text(std::span<const double> took = {}) const = 0;
   virtual ~Program() = default;
-  bool timed = false;    // while set, a run notes how long each kernel takes, and text() tells
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;
   double cost_ns = 0;    // sum over steps

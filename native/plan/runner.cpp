@@ -297,12 +297,11 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   std::vector<Located> outputs(p->outputs.size());
   // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
   bool unlock = p->program->cost_ns > 50e3 && host().unlock;
-  p->program->timed = bool(reporter());
-  t_.running_ = true;
+  std::vector<double> took;
   if (unlock) host().unlock();
   std::unique_ptr<Error> error;
   try {
-    p->program->run(inputs, t_.scalars_, outputs);
+    p->program->run(inputs, t_.scalars_, outputs, reporter() ? &took : nullptr);
   } catch (const Error& e) {
     error = std::make_unique<Error>(e);
   } catch (const std::bad_alloc&) {
@@ -310,7 +309,6 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
                                     std::to_string(p->program->arena_bytes + p->program->output_bytes) + " bytes");
   }
   if (unlock) host().lock();
-  t_.running_ = false;
 
   if (error) {
     // Exactly the values that need what failed are lost: the others are computed one by one. (Only memory can have failed when the
@@ -331,8 +329,7 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
     }
   }
   if (reporter()) {
-    report.stages.program = p->program->text();
-    p->program->timed = false;
+    report.stages.program = p->program->text(took);
     reporter()(std::move(report));
   }
 }

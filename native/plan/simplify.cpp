@@ -259,7 +259,7 @@ Graph simplify(Graph g) {
         pointers.push_back(&operand_specs[k]);
         operands.push_back(scratch.add(Op::leaf, {}, {}, {&operand_specs[k], 1}));
       }
-      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0}).instantiate(scratch, operands, n.line);
+      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(scratch, operands, n.line);
       std::vector<uint32_t> inner(scratch.values.size());
       for (size_t k = 0; k < in.size(); ++k) inner[operands[k]] = in[k];
       for (const auto& m : scratch.nodes) {

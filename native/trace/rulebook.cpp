@@ -62,7 +62,7 @@ std::vector<int64_t> Template::instantiate(Graph& g, std::span<const uint32_t> o
       std::vector<Spec> copies;  // instantiating may move g.values, which `s` points into
       for (auto* p : s) copies.push_back(*p);
       for (size_t i = 0; i < s.size(); ++i) s[i] = &copies[i];
-      for (int64_t r : expansion({h.op, attrs, s, {}, 0, 0}).instantiate(g, in, line)) map.push_back(uint32_t(r));
+      for (int64_t r : expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line)) map.push_back(uint32_t(r));
     } else {
       uint32_t out = g.add(h.op, in, attrs, line);
       for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
@@ -88,7 +88,7 @@ struct WordsHash {
     return h;
   }
 };
-using Book = std::unordered_map<std::vector<int64_t>, Template, WordsHash>;
+using Book = std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash>;
 
 void encode(std::vector<int64_t>& w, const Spec& s) {
   w.push_back(int64_t(s.dtype) | int64_t(s.weak) << 8 | int64_t(s.device.kind) << 16 | int64_t(s.device.index) << 24 |
@@ -96,7 +96,7 @@ void encode(std::vector<int64_t>& w, const Spec& s) {
   w.insert(w.end(), s.shape.begin(), s.shape.end());
 }
 
-const Template& lookup(Book& book, const Signature& s, const std::function<Template(const Signature&)>& make) {
+TemplateRef lookup(Book& book, const Signature& s, const std::function<Template(const Signature&)>& make) {
   static thread_local std::vector<int64_t> w;
   w.clear();
   w.push_back(int64_t(s.op) | int64_t(s.attrs.size()) << 16 | int64_t(s.in.size()) << 32);
@@ -110,15 +110,16 @@ const Template& lookup(Book& book, const Signature& s, const std::function<Templ
   std::vector<int64_t> key = w;  // making it may look up others
   // A program of ever new shapes must not grow the book for ever; a rule costs some 50 us to run again.
   if (book.size() > 100000) book.clear();
-  return book.emplace(std::move(key), make(s)).first->second;
+  auto made = std::make_shared<const Template>(make(s));
+  return book.emplace(std::move(key), std::move(made)).first->second;
 }
 
 Book derivatives, expansions;
 
 }  // namespace
 
-const Template& derivative(const Signature& s) { return lookup(derivatives, s, rule_source().derivative); }
-const Template& expansion(const Signature& s) { return lookup(expansions, s, rule_source().expansion); }
+TemplateRef derivative(const Signature& s) { return lookup(derivatives, s, rule_source().derivative); }
+TemplateRef expansion(const Signature& s) { return lookup(expansions, s, rule_source().expansion); }
 size_t templates() { return derivatives.size() + expansions.size(); }
 
 }  // namespace knet

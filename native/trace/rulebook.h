@@ -53,8 +53,10 @@ struct RuleSource {
 };
 RuleSource& rule_source();
 
-const Template& derivative(const Signature&);
-const Template& expansion(const Signature&);
+// Shared: making one may push others out of the bounded book.
+using TemplateRef = std::shared_ptr<const Template>;
+TemplateRef derivative(const Signature&);
+TemplateRef expansion(const Signature&);
 size_t templates();  // how many are kept
 
 }  // namespace knet

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <thread>
 #include "plan/runner.h"
 #include "trace/rulebook.h"
 
@@ -59,8 +60,9 @@ struct Home {
   Home() {
     std::lock_guard lock(mutex());
     for (auto& t : idle())
-      if (t->values_.empty() && !t->running_) {
+      if (t->settled()) {
         trace = t;
+        trace->clear();
         trace->orphan_ = false;
         t = idle().back();
         idle().pop_back();
@@ -68,11 +70,30 @@ struct Home {
       }
     trace = new Trace;
   }
+  // Runs without the interpreter lock: nothing but `orphan_` may be touched.
   ~Home() {
     std::lock_guard lock(mutex());
     trace->orphan_ = true;
-    trace->depth_ = 0;
     idle().push_back(trace);
+    ++waiting();
+  }
+  // Traces of ended threads whose values were computed or dropped let go of what they hold.
+  static void sweep() {
+    if (waiting().load(std::memory_order_relaxed) == 0) [[likely]] return;
+    std::vector<Trace*> done;
+    {
+      std::lock_guard lock(mutex());
+      waiting() = 0;
+      for (Trace* t : idle()) {
+        if (t->settled()) done.push_back(t);
+        else ++waiting();
+      }
+    }
+    for (Trace* t : done) t->clear();
+  }
+  static std::atomic<int>& waiting() {
+    static std::atomic<int> n{0};
+    return n;
   }
   static std::mutex& mutex() {
     static auto& m = *new std::mutex;
@@ -106,9 +127,23 @@ Trace::Value& Trace::add_value(const Spec& s, uint32_t tracked) {
   return v;
 }
 
+bool Trace::settled() const {
+  return !running_ && std::all_of(values_.begin(), values_.end(), [](const Value& v) { return !v.handle || v.bound >= 0; });
+}
+
+void Trace::wait() {
+  if (runner_ == std::this_thread::get_id())
+    throw Error(Error::Runtime, "[knet] while values are computed, neither a derivative rule nor what it calls may use values of "
+                                "the function around it. Pass them as arguments.");
+  while (running_) {
+    host().unlock();
+    std::this_thread::yield();
+    host().lock();
+  }
+}
+
 void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
-  if (running_) [[unlikely]]
-    throw Error(Error::Runtime, "[knet] values of this thread are being computed in another thread. Wait for it.");
+  if (running_) [[unlikely]] wait();  // another thread computes values of this one
   words_.push_back(Head::pack(op, n_in, n_attr, n_out));
 }
 
@@ -182,10 +217,10 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
   bool can_fail = false;  // when it runs, not now: then its line is noted
   const OpInfo& about = info(op);
   if (about.kind == Kind::Compound) {
-    const Template& t = expansion({op, attrs, {specs, in.size()}, {}, 0, 0});
-    n_out = t.results.size();
-    can_fail = t.can_fail;
-    for (size_t i = 0; i < n_out; ++i) one.add() = t.specs[size_t(t.results[i])];
+    const TemplateRef t = expansion({op, attrs, {specs, in.size()}, {}, 0, 0});
+    n_out = t->results.size();
+    can_fail = t->can_fail;
+    for (size_t i = 0; i < n_out; ++i) one.add() = t->specs[size_t(t->results[i])];
   } else {
     infer(op, {specs, in.size()}, attrs, one);
     n_out = size_t(one.n);
@@ -336,21 +371,24 @@ uint32_t Trace::gradient(uint32_t loss, std::span<const uint32_t> wrt) {
 // ---- running
 
 void Trace::realize(Handle& h) {
-  if (h.failure) throw h.failure->error;
-  if (h.concrete()) return;
-  if (!h.trace) throw Error(Error::Runtime, "[knet] this array holds no value.");
-  Trace& t = *h.trace;
-  if (t.capturing_)
-    throw Error(Error::Runtime,
-                "[knet] a derivative rule cannot read values: it is run once and recorded. Use knet.where to choose.");
-  while (t.running_) {  // another thread computes it now
-    host().unlock();
-    host().lock();
+  // Whenever the interpreter lock was given away the handle may stand for something else.
+  for (const Trace* tried = nullptr;;) {
+    if (h.failure) throw h.failure->error;
+    if (h.concrete()) return;
+    if (!h.trace || h.trace == tried) throw Error(Error::Runtime, "[knet] this array holds no value.");
+    Trace& t = *h.trace;
+    if (t.capturing_)
+      throw Error(Error::Runtime,
+                  "[knet] a derivative rule cannot read values: it is run once and recorded. Use knet.where to choose.");
+    if (t.running_) {  // another thread computes it now
+      t.wait();
+      continue;
+    }
+    // Another thread's trace may be in the middle of an operation: its value numbers must stay.
+    bool orphan = t.orphan_, foreign = &t != &Trace::of_this_thread() && !orphan;
+    t.run_keeping((t.depth_ > 0 && !orphan) || foreign);
+    tried = &t;
   }
-  // Another thread's trace may be in the middle of an operation: its value numbers must stay.
-  bool foreign = &t != &Trace::of_this_thread() && !t.orphan_;
-  if (!h.concrete() && !h.failure) t.run_keeping(t.depth_ > 0 || foreign);
-  if (h.failure) throw h.failure->error;
 }
 
 void Trace::run() {
@@ -359,10 +397,23 @@ void Trace::run() {
 }
 
 void Trace::run_keeping(bool history) {
-  Runner(*this).run(history);
+  running_ = true;
+  runner_ = std::this_thread::get_id();
+  struct Done {
+    Trace& t;
+    ~Done() {
+      t.running_ = false;
+      t.runner_ = {};
+    }
+  };
+  {
+    Done done{*this};
+    Runner(*this).run(history);
+  }
   pending_ = 0;
   pending_bytes_ = 0;
   if (!history) clear();
+  Home::sweep();
 }
 
 void Trace::clear() noexcept {
@@ -371,6 +422,7 @@ void Trace::clear() noexcept {
       v.handle->trace = nullptr;
       v.handle->tracked = false;
     }
+  if (orphan_) depth_ = 0;
   words_.clear();
   values_.clear();
   scalars_.clear();

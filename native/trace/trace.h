@@ -1,6 +1,8 @@
 // The trace: operations recorded in this thread and not yet run, and the handles through which a user holds values.
 #pragma once
+#include <atomic>
 #include <memory>
+#include <thread>
 #include <vector>
 #include "memory/buffer.h"
 #include "trace/op.h"
@@ -105,8 +107,9 @@ class Trace {
   int64_t pending_bytes_ = 0;
   int depth_ = 0;
   bool capturing_ = false;              // records a derivative rule or an expansion: nothing may run
-  bool running_ = false;                // a run is under way (perhaps with the interpreter lock released)
-  bool orphan_ = false;                 // its thread has ended; what is pending is run by whoever reads it
+  bool running_ = false;                // a run is under way; planning and kernels may let go of the interpreter lock
+  std::thread::id runner_;              // the thread that runs it
+  std::atomic<bool> orphan_{false};     // its thread has ended; what is pending is run by whoever reads it
 
   friend struct Home;
 
@@ -115,6 +118,8 @@ class Trace {
   void head(Op, size_t n_in, size_t n_attr, size_t n_out);
   uint32_t cast_like(uint32_t v, DType to);  // as `cast`, but numbers stay weak
   void run_keeping(bool history);
+  void wait();                          // until no other thread runs it
+  bool settled() const;                 // no handle waits for a value
   void clear() noexcept;
 };
 
