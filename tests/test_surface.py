@@ -149,6 +149,26 @@ def test_names_of_types(name, dtype):
     assert np.zeros(2, knet.dtype(name)).dtype == dtype
 
 
+# ---- methods
+
+@pytest.mark.parametrize("call", [
+    lambda x: x.sum(0), lambda x: x.mean(axis=1, keepdims=True), lambda x: x.prod(), lambda x: x.max(1),
+    lambda x: x.min(axis=(0, 1)), lambda x: x.any(0), lambda x: x.all(), lambda x: x.argmax(), lambda x: x.argmin(1),
+    lambda x: x.var(ddof=1), lambda x: x.std(0), lambda x: x.cumsum(1), lambda x: x.cumprod(0),
+    lambda x: x[None].squeeze(), lambda x: x.swapaxes(0, 1), lambda x: x.transpose(), lambda x: x.transpose(1, 0),
+    lambda x: x.reshape(4, -1), lambda x: x.reshape((2, 6)), lambda x: x.ravel(), lambda x: x.flatten(),
+    lambda x: x.dot(x.T), lambda x: x.clip(0, 1), lambda x: x.argsort(), lambda x: x.repeat(2, axis=0),
+    lambda x: x.take([0, 2], axis=1), lambda x: x.round(1), lambda x: x.diagonal(), lambda x: x.trace(),
+    lambda x: x.nonzero()[0], lambda x: x.astype(int), lambda x: x.copy(), lambda x: x.T,
+    lambda x: np.array([x.size, x.ndim, len(x), *x.shape, x.itemsize, x.nbytes]), lambda x: np.array(x.tolist()),
+    lambda x: np.array([x.item(5), x.item(-1), x.item(1, 2), x.sum().item(), x[0].item(1), x.sum().item(0)])])
+def test_methods_are_those_of_numpy(call, rng):
+    x = rng.standard_normal((3, 4))
+    got, expected = call(knet.array(x)), call(x)
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-12)
+    assert np.asarray(got).dtype == np.asarray(expected).dtype
+
+
 # ---- sharing
 
 def test_copies_and_handles():
@@ -218,7 +238,8 @@ def test_numpy_functions_more(rng):
             (np.append(k, kv), np.append(x, v)), (np.real(k), x), (np.conj(k), x),
             (np.einsum("ij,j->i", k, kv, optimize=True), x @ v),
             (np.clip(k, a_min=-1, a_max=1), np.clip(x, -1, 1)), (np.sort(k, kind="stable"), np.sort(x)),
-            (np.split(k, indices_or_sections=3)[0], x[:1]), (np.isposinf(k), np.isposinf(x)), (np.nansum(k), np.nansum(x)),
+            (np.split(k, indices_or_sections=3)[0], x[:1]), (np.isposinf(k), np.isposinf(x)),
+            (np.nansum(k), np.nansum(x)),
             (np.argwhere(k > 0), np.argwhere(x > 0)), (np.flatnonzero(k > 0), np.flatnonzero(x > 0)),
             (k[np.nonzero(k > 0)], x[x > 0]), (np.hsplit(k, 2)[1], x[:, 2:]), (np.vsplit(k, 3)[0], x[:1])]:
         assert isinstance(got, knet.KnetArray)

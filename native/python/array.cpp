@@ -196,9 +196,34 @@ PyObject* to_index_object(PyObject* x) noexcept {
   });
 }
 
+// The index of element `i` of the flattened array.
+Ref flat_index(const Shape& shape, PyObject* i) {
+  Py_ssize_t at = PyNumber_AsSsize_t(i, PyExc_IndexError);
+  if (at == -1 && PyErr_Occurred()) throw PyError{};
+  Py_ssize_t size = 1;
+  for (int64_t n : shape) size *= Py_ssize_t(n);
+  if (at < -size || at >= size)
+    throw Error(Error::Index, "[item] element " + std::to_string(at) + " is out of range for " + str(shape) +
+                                  ", which has " + std::to_string(size) + ". Use x[i] for a row.");
+  if (at < 0) at += size;
+  Ref key(PyTuple_New(shape.rank));
+  for (int axis = shape.rank - 1; axis >= 0; --axis) {
+    PyObject* k = PyLong_FromSsize_t(at % Py_ssize_t(shape[axis]));
+    if (!k) throw PyError{};
+    PyTuple_SET_ITEM(key.get(), axis, k);
+    at /= Py_ssize_t(shape[axis]);
+  }
+  return key;
+}
+
 PyObject* item(PyObject* x, PyObject* const* args, Py_ssize_t n) noexcept {
   return guarded([&] {
     if (n == 0) return element(one_element(x, "item"), 0);
+    const Shape& shape = handle_of(x).spec.shape;
+    if (n == 1 && shape.rank != 1 && PyIndex_Check(args[0]) && !is_array(args[0])) {
+      Ref part(get_index(x, flat_index(shape, args[0])));
+      return element(one_element(part, "item"), 0);
+    }
     Ref key = n == 1 ? Ref::borrow(args[0]) : Ref(PyTuple_New(n));
     if (n > 1)
       for (Py_ssize_t i = 0; i < n; ++i) PyTuple_SET_ITEM(key.get(), i, Py_NewRef(args[i]));
@@ -410,7 +435,8 @@ PyObject* module_attribute(const char* module, const char* name) {
 // Methods that are functions as well: x.sum(axis=0) is knet.sum(x, axis=0).
 constexpr const char* kForwarded[] = {"sum",  "mean", "prod",    "max",    "min",     "argmax",  "argmin",   "any",
                                       "all",  "var",  "std",     "cumsum", "cumprod", "squeeze", "swapaxes", "dot",
-                                      "clip", "sort", "argsort", "repeat", "take",    "round",   "diagonal", "norm"};
+                                      "clip", "sort", "argsort", "repeat", "take",    "round",   "diagonal", "norm",
+                                      "trace", "nonzero"};
 constexpr size_t kForwards = std::size(kForwarded);
 
 PyObject* call_with_self(PyObject* f, PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
