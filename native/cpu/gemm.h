@@ -20,8 +20,9 @@ class Gemm {
  public:
   Gemm() = default;
   // `pieces`: about so many tiles are wanted for the threads, where that costs little; large tiles read and pack less.
-  Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces = 1);
-  // Pieces of 15 us up to 8, of 100 us up to 32.
+  // `a_by_columns`: a.rs is 1, so each tile packs its rows of a.
+  Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces = 1, bool a_by_columns = false);
+  // Pieces of 15 us up to 8, of 100 us up to 16.
   static int64_t pieces(int64_t m, int64_t n, int64_t k);
   int64_t tiles() const { return rows_ * cols_; }
   double cost_ns() const { return cost_ns_; }

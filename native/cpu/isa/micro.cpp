@@ -2,6 +2,7 @@
 #include "cpu/isa/micro.h"
 
 #include <cstring>
+#include <utility>
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -270,23 +271,83 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
   store_part(c + j, add ? load_part(c + j, n - j) + sum[0] : sum[0], n - j);
 }
 
-template <class T>
-T dot(const T* a, const T* b, int64_t n) {
+// Lane l of the result is x[l] + x[l + H] where bit H of l is 0, y[l - H] + y[l] where it is 1.
+template <int H, class V, class I, int... l>
+inline __attribute__((always_inline)) V fold(V x, V y, I, std::integer_sequence<int, l...>) {
+  constexpr int L = sizeof...(l);
+  return __builtin_shuffle(x, y, I{(l & H ? L + l - H : l)...}) + __builtin_shuffle(x, y, I{(l & H ? L + l : l + H)...});
+}
+
+// As many sums as a vector has lanes, R x N of them; vector i * N + j ends in lane i * N + j.
+template <class T, int R, int N>
+void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
+                int64_t csc, bool add) {
   using V = typename Vec<T>::type;
   constexpr int L = Vec<T>::lanes;
-  V s[4] = {V{}, V{}, V{}, V{}};
-  int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L)
-    for (int u = 0; u < 4; ++u) s[u] += load(a + i + u * L) * load(b + i + u * L);
-  for (; i + L <= n; i += L) s[0] += load(a + i) * load(b + i);
-  V all = (s[0] + s[1]) + (s[2] + s[3]);
+  static_assert(R * N == L);
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> I __attribute__((vector_size(kVectorBytes)));
+  V sum[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) sum[i] = V{};
+  const T* x[R];
+  for (int i = 0; i < R; ++i) x[i] = a + (i < rows ? i : rows - 1) * lda;
+  auto step = [&](auto&& get, int64_t p) __attribute__((always_inline)) {
+    V y[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) y[j] = get(b + j * ldb + p);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      V v = get(x[i] + p);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) sum[i * N + j] += v * y[j];
+    }
+  };
+  int64_t p = 0;
+  for (; p + L <= k; p += L) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
+  if (p < k) step([&](const T* q) __attribute__((always_inline)) { return load_part(q, k - p); }, p);
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+#pragma GCC unroll 8
+  for (int i = 0; i < L; i += 2) sum[i] = fold<1>(sum[i], sum[i + 1], I{}, lanes);
+  if constexpr (L > 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < L; i += 4) sum[i] = fold<2>(sum[i], sum[i + 2], I{}, lanes);
+  if constexpr (L > 4)
+#pragma GCC unroll 8
+    for (int i = 0; i < L; i += 8) sum[i] = fold<4>(sum[i], sum[i + 4], I{}, lanes);
+  if constexpr (L > 8) sum[0] = fold<8>(sum[0], sum[8], I{}, lanes);
+  if (N == 1 && rsc == 1) {
+    if (rows >= L) *reinterpret_cast<V*>(c) = add ? load(c) + sum[0] : sum[0];
+    else store_part(c, add ? load_part(c, rows) + sum[0] : sum[0], rows);
+    return;
+  }
   T lane[L];
-  *reinterpret_cast<V*>(lane) = all;
-  for (int half = L / 2; half; half /= 2)
-    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-  T sum = lane[0];
-  for (; i < n; ++i) sum += a[i] * b[i];
-  return sum;
+  *reinterpret_cast<V*>(lane) = sum[0];
+  for (int64_t i = 0; i < (rows < R ? rows : R); ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      T& to = c[i * rsc + j * csc];
+      to = add ? to + lane[i * N + j] : lane[i * N + j];
+    }
+}
+
+template <class T>
+void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
+          int64_t csc, bool add) {
+  constexpr int L = Vec<T>::lanes;
+  for (int64_t i = 0; i < m; i += L) {  // rows of a stay near for all columns
+    const int64_t rows = m - i < L ? m - i : L;
+    auto columns = [&]<int N>(int64_t j) {
+      for (int64_t r = 0; r < rows; r += L / N)
+        dots_block<T, L / N, N>(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc,
+                                csc, add);
+      return N;
+    };
+    for (int64_t j = 0; j < n;) {
+      if (L >= 16 && n - j >= 4) j += columns.template operator()<(L >= 16 ? 4 : 1)>(j);
+      else if (L >= 4 && n - j >= 2) j += columns.template operator()<(L >= 4 ? 2 : 1)>(j);
+      else j += columns.template operator()<1>(j);
+    }
+  }
 }
 
 // N elements, known here, so that each copy is one or two moves.
@@ -328,7 +389,7 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dot<T>, columns<T>, runs<T>};
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, columns<T>, runs<T>};
 }
 
 }  // namespace
