@@ -25,7 +25,7 @@ CLASSES = (TypeError, ValueError, IndexError, MemoryError, OverflowError, Runtim
            ZeroDivisionError, KeyError, NotImplementedError, RecursionError)
 # What only a broken engine would say.
 INTERNAL = ("an exception was lost", "unknown error", "vector::", "basic_string", "std::", "bad_alloc", "bad_function", "assert", "SystemError")
-SECONDS = 10       # for one call
+SECONDS = 20       # for one call
 BYTES = 6 << 30    # of address space
 
 # ---- arguments

@@ -397,6 +397,8 @@ def _sections(name, x, sections, axis, uneven):
                 f"[{name}] {n} elements along axis {axis} of {tuple(x.shape)} do not split into {k} equal parts. "
                 "Use array_split, or give the places where to split."
             )
+        if k > max(n, 1 << 20):
+            raise ValueError(f"[{name}] {k} parts of {n} elements are nearly all empty. Use at most {max(n, 1 << 20)}.")
         at = [i * (n // k) + min(i, n % k) for i in range(k + 1)]
     return [part(x, axis, a, max(b - a, 0)) for a, b in zip(at, at[1:])]
 
@@ -459,11 +461,10 @@ def diff(x, n=1, axis=-1):
     axis = norm_axis(axis, len(x.shape), "diff")
     if n < 0:
         raise ValueError(f"[diff] n={n} differences. Use 0 or more.")
-    for _ in range(n):
-        length = max(x.shape[axis] - 1, 0)
-        if x.shape[axis]:
-            x = ops.subtract(part(x, axis, 1, length), part(x, axis, 0, length))
-    return x
+    for _ in range(min(n, x.shape[axis])):
+        length = x.shape[axis] - 1
+        x = ops.subtract(part(x, axis, 1, length), part(x, axis, 0, length))
+    return ops.alias(x) if n == 0 else x
 
 
 # ---- repeating and rearranging
