@@ -2,6 +2,7 @@
 # make test      build, and run the tests
 # make test-all  also the slow ones: accuracies on real data (KNET_DATA names the folder that has it)
 # make bench     measure against NumPy and, where they are installed, other frameworks
+# make sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer
 # make clean     remove everything that was built
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -name '*.pyc' ! -path '*/__pycache__/*')
 
-.PHONY: demo test test-all bench build clean
+.PHONY: demo test test-all bench sanitize build clean
 
 demo: $(VENV)/installed
 	$(PY) examples/demo.py
@@ -22,6 +23,10 @@ test-all: $(VENV)/installed
 
 bench: $(VENV)/installed
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+
+sanitize: $(VENV)/installed
+	PY=$(PY) .ci/sanitize address,undefined
+	PY=$(PY) .ci/sanitize thread
 
 build: $(VENV)/installed
 
