@@ -461,10 +461,12 @@ def diff(x, n=1, axis=-1):
     axis = norm_axis(axis, len(x.shape), "diff")
     if n < 0:
         raise ValueError(f"[diff] n={n} differences. Use 0 or more.")
+    if min(n, x.shape[axis]) == 0:
+        return ops.alias(x)
     for _ in range(min(n, x.shape[axis])):
         length = x.shape[axis] - 1
         x = ops.subtract(part(x, axis, 1, length), part(x, axis, 0, length))
-    return ops.alias(x) if n == 0 else x
+    return x
 
 
 # ---- repeating and rearranging
