@@ -1,7 +1,8 @@
 # make demo      train LeNet on MNIST and draw what it learned
 # make test      build, and run the tests
 # make test-all  also the slow ones: accuracies on real data (KNET_DATA names the folder that has it)
-# make bench     measure against NumPy and, where they are installed, other frameworks
+# make peers     install the frameworks that the benchmarks compare with (large)
+# make bench     measure, beside those of them that are installed
 # make sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer
 # make clean     remove everything that was built
 
@@ -20,6 +21,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(PY) -m pytest -m "slow or not slow"
+
+peers: $(VENV)/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check '.[bench]' --no-build-isolation
 
 bench: $(VENV)/installed
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
