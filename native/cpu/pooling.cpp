@@ -93,7 +93,21 @@ void over_planes(int64_t planes, double cost_ns, const F& body) {
 template <class T>
 class MaxPool final : public Step {
  public:
-  MaxPool(const Window& g, DType t) : g_(g), kernel_(kernel(t)) { cost_ns = g.cost(); }
+  MaxPool(const Window& g, DType t) : g_(g), kernel_(kernel(t)) {
+    cost_ns = g.cost();
+    for (int d = 0; d < 3; ++d) {
+      extent_[d] = g.x[d] + 2 * g.padding[d];
+      padded_ |= g.padding[d] != 0;
+      window_.y[d] = g.y[d];
+      window_.w[d] = g.w[d];
+      window_.stride[d] = g.stride[d];
+    }
+    window_.pitch[1] = extent_[2];
+    window_.pitch[0] = extent_[1] * extent_[2];
+    window_.index_pitch[1] = g.x[2];
+    window_.index_pitch[0] = g.x[1] * g.x[2];
+    window_.index = -(g.padding[0] * window_.index_pitch[0] + g.padding[1] * g.x[2] + g.padding[2]);
+  }
   void run(char* const* out, const char* const* in, char*) const override {
     auto x = reinterpret_cast<const T*>(in[0]);
     auto y = reinterpret_cast<T*>(out[0]);
@@ -101,6 +115,12 @@ class MaxPool final : public Step {
     const T lowest =
         std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
     const int64_t n = g_.y[2];
+    if constexpr (std::is_floating_point_v<T>) {
+      over_planes(g_.planes, cost_ns, [&](int64_t plane) {
+        max_plane(x + plane * g_.x_plane(), y + plane * g_.y_plane(), index + plane * g_.y_plane());
+      });
+      return;
+    }
     over_planes(g_.planes, cost_ns, [&](int64_t plane) {
       const T* from = x + plane * g_.x_plane();
       T* best = y + plane * g_.y_plane();
@@ -121,6 +141,22 @@ class MaxPool final : public Step {
   }
 
  private:
+  // Padding is written out as -infinity, which is never chosen.
+  void max_plane(const T* x, T* y, int64_t* at) const {
+    const int64_t size = window_.pitch[0] * extent_[0], outputs = g_.y_plane();
+    if (padded_) {
+      auto* room = static_cast<T*>(workspace(1, size_t(size) * sizeof(T)));
+      std::fill_n(room, size, -std::numeric_limits<T>::infinity());
+      for (int64_t d = 0; d < g_.x[0]; ++d)
+        for (int64_t h = 0; h < g_.x[1]; ++h)
+          std::copy_n(x + (d * g_.x[1] + h) * g_.x[2], g_.x[2],
+                      room + ((d + g_.padding[0]) * extent_[1] + h + g_.padding[1]) * extent_[2] + g_.padding[2]);
+      x = room;
+    }
+    if (kernel_.max_plane(window_, x, y, at))
+      for (int64_t i = 0; i < outputs; ++i)
+        if (at[i] < 0) at[i] = first_inside(i - i % g_.y[2], i % g_.y[2]);
+  }
   int64_t first_inside(int64_t row, int64_t i) const {
     const int64_t o[3] = {row / (g_.y[1] * g_.y[2]), row / g_.y[2] % g_.y[1], i};
     int64_t at = 0;
@@ -130,6 +166,9 @@ class MaxPool final : public Step {
   }
   Window g_;
   const PoolKernel& kernel_;
+  PoolWindow window_;
+  int64_t extent_[3];  // of a plane with its padding
+  bool padded_ = false;
 };
 
 [[noreturn]] void bad_index(const char* op, int64_t i, int64_t size) {

@@ -1,7 +1,92 @@
 #include "cpu/isa/pool.h"
 
+#include <limits>
+#include <type_traits>
+
+#include "cpu/isa/vector.h"
+
 namespace knet::cpu::KNET_ISA {
 namespace {
+
+// x[i * S] for i < n, at most a vector of them; S = 0: any stride.
+template <class T, int S, int... l>
+inline __attribute__((always_inline)) typename Vec<T>::type strided(const T* x, int64_t stride, int64_t n,
+                                                                    std::integer_sequence<int, l...>) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  auto part = [&](int64_t first, int64_t count) __attribute__((always_inline)) {
+    return count >= L ? load(x + first) : count > 0 ? load_part(x + first, count) : V{};
+  };
+  if constexpr (S == 1) return part(0, n);
+  if constexpr (S == 2) {
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> I __attribute__((vector_size(kVectorBytes)));
+    return __builtin_shuffle(part(0, 2 * n - 1), part(L, 2 * n - 1 - L), I{2 * l...});
+  }
+  T v[L] = {};
+  for (int64_t i = 0; i < (n < L ? n : L); ++i) v[i] = x[i * stride];
+  return load(v);
+}
+
+template <class I>
+inline __attribute__((always_inline)) void store_indices(int64_t* to, I at, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(at[0]) == 4) {
+    _mm512_mask_storeu_epi64(to, n >= 8 ? __mmask8(255) : __mmask8((1u << n) - 1),
+                             _mm512_cvtepi32_epi64(_mm512_castsi512_si256((__m512i)at)));
+    if (n > 8)
+      _mm512_mask_storeu_epi64(to + 8, n >= 16 ? __mmask8(255) : __mmask8((1u << (n - 8)) - 1),
+                               _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((__m512i)at, 1)));
+    return;
+  }
+#endif
+  constexpr int L = kVectorBytes / int(sizeof(at[0]));
+  for (int i = 0; i < (n < L ? n : L); ++i) to[i] = at[i];
+}
+
+template <class T, int S>
+bool max_plane(const PoolWindow& g, const void* plane, void* out, int64_t* at) {
+  using V = typename Vec<T>::type;
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> E;
+  typedef E I __attribute__((vector_size(kVectorBytes)));
+  constexpr int L = Vec<T>::lanes;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  const T* x = static_cast<const T*>(plane);
+  T* y = static_cast<T*>(out);
+  const int64_t stride = S ? S : g.stride[2];
+  I iota{};
+  for (int i = 0; i < L; ++i) iota[i] = E(i * stride);
+  I none{};
+  for (int64_t d = 0; d < g.y[0]; ++d)
+    for (int64_t h = 0; h < g.y[1]; ++h)
+      for (int64_t q = 0; q < g.y[2]; q += L) {
+        const int64_t n = g.y[2] - q, row = (d * g.y[1] + h) * g.y[2] + q;
+        const T* from = x + d * g.stride[0] * g.pitch[0] + h * g.stride[1] * g.pitch[1] + q * stride;
+        const int64_t first =
+            g.index + d * g.stride[0] * g.index_pitch[0] + h * g.stride[1] * g.index_pitch[1] + q * stride;
+        V best = V{} - std::numeric_limits<T>::infinity();
+        I where = I{} - 1;
+        for (int64_t i = 0; i < g.w[0]; ++i)
+          for (int64_t j = 0; j < g.w[1]; ++j)
+            for (int64_t k = 0; k < g.w[2]; ++k) {
+              const V v = strided<T, S>(from + i * g.pitch[0] + j * g.pitch[1] + k, stride, n, lanes);
+              const I take = I(v > best) | (I(v != v) & I(best == best));
+              best = take ? v : best;
+              where = take ? iota + E(first + i * g.index_pitch[0] + j * g.index_pitch[1] + k) : where;
+            }
+        if (n >= L) *reinterpret_cast<V*>(y + row) = best;
+        else store_part(y + row, best, n);
+        none |= where & I(iota < E(n * stride));
+        store_indices(at + row, where, n);
+      }
+  for (int i = 0; i < L; ++i)
+    if (none[i] < 0) return true;
+  return false;
+}
+template <class T>
+bool max_plane(const PoolWindow& g, const void* x, void* y, int64_t* at) {
+  auto f = g.stride[2] == 1 ? max_plane<T, 1> : g.stride[2] == 2 ? max_plane<T, 2> : max_plane<T, 0>;
+  return f(g, x, y, at);
+}
 
 // Strides 1 and 2 are loops of their own: known strides are loaded as vectors and shuffled.
 template <class T, int S>
@@ -49,6 +134,7 @@ constexpr PoolTable make() {
     using T = decltype(zero);
     t.of[int(d)].max_row = max_row<T>;
     if constexpr (T(0.5) != T(0)) {
+      t.of[int(d)].max_plane = max_plane<T>;
       t.of[int(d)].add_row = add_row<T>;
       t.of[int(d)].add_back = add_back<T>;
     }

@@ -1,0 +1,70 @@
+// Vectors of the widest registers, with loads and stores of parts. For isa/*.cpp alone: all here is compiled once per
+// instruction set.
+#pragma once
+#include <cstdint>
+#include <utility>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace knet::cpu::KNET_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct Vec {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+  static constexpr int lanes = kVectorBytes / int(sizeof(T));
+};
+
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load(const T* p) {
+  return *reinterpret_cast<const typename Vec<T>::type*>(p);
+}
+
+// The first n elements, n below a whole vector; zeros for the rest.
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load_part(const T* p, int64_t n) {
+  using V = typename Vec<T>::type;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return V(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p));
+  else return V(_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return V(_mm256_maskload_ps(
+        p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))));
+  else return V(_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3))));
+#else
+  T part[Vec<T>::lanes] = {};
+  for (int64_t j = 0; j < n; ++j) part[j] = p[j];
+  return *reinterpret_cast<V*>(part);
+#endif
+}
+
+template <class T>
+inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::type v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(c, __mmask16((1u << n) - 1), (__m512)v);
+  else _mm512_mask_storeu_pd(c, __mmask8((1u << n) - 1), (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    _mm256_maskstore_ps(c, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                        (__m256)v);
+  else
+    _mm256_maskstore_pd(c, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)), (__m256d)v);
+#else
+  T part[Vec<T>::lanes];
+  *reinterpret_cast<typename Vec<T>::type*>(part) = v;
+  for (int64_t j = 0; j < n; ++j) c[j] = part[j];
+#endif
+}
+
+}  // namespace
+}  // namespace knet::cpu::KNET_ISA
