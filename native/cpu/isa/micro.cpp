@@ -318,6 +318,21 @@ void columns(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k,
   if (n & 1) columns_of<T, 1>(dst, width, src, off, k);
 }
 
+template <class T>
+void shifted(T* to, int64_t n, const T* from, const int64_t* off, const int64_t* shift, int64_t count, int64_t m) {
+  constexpr int64_t L = Vec<T>::lanes;
+  for (int64_t x = 0; x < n; x += L) {
+    typename Vec<T>::type sum{};
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t first = shift[s] - x, end = first + m;
+      const int64_t lo = first < 0 ? 0 : first, hi = end > L ? L : end;
+      if (lo < hi) sum += load_lanes(from + off[s] - first, lo, hi);
+    }
+    if (n - x >= L) *reinterpret_cast<typename Vec<T>::type*>(to + x) = sum;
+    else store_part(to + x, sum, n - x);
+  }
+}
+
 template <class T, int W>
 void copy_runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
   struct Chunk { T v[W]; };
@@ -342,7 +357,7 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, columns<T>, runs<T>};
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, columns<T>, shifted<T>, runs<T>};
 }
 
 }  // namespace

@@ -42,6 +42,8 @@ struct Micro {
                int64_t csc, bool add);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
   void (*columns)(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k, int64_t n);
+  // to[x] = sum over s < count of from[off[s] + x - shift[s]] where 0 <= x - shift[s] < m, in order; x < n.
+  void (*shifted)(T* to, int64_t n, const T* from, const int64_t* off, const int64_t* shift, int64_t count, int64_t m);
   // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15
   // elements beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);

@@ -48,6 +48,31 @@ inline __attribute__((always_inline)) typename Vec<T>::type load_part(const T* p
 #endif
 }
 
+// Lanes lo to hi - 1 from p + lo on; zeros for the rest. Nothing else is read.
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load_lanes(const T* p, int64_t lo, int64_t hi) {
+  using V = typename Vec<T>::type;
+#if defined(__AVX512F__)
+  const unsigned mask = (1u << hi) - (1u << lo);
+  if constexpr (sizeof(T) == 4) return V(_mm512_maskz_loadu_ps(__mmask16(mask), p));
+  else return V(_mm512_maskz_loadu_pd(__mmask8(mask), p));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return V(_mm256_maskload_ps(p, _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(int(lo)), lane),
+                                                       _mm256_cmpgt_epi32(_mm256_set1_epi32(int(hi)), lane))));
+  } else {
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return V(_mm256_maskload_pd(p, _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(lo), lane),
+                                                       _mm256_cmpgt_epi64(_mm256_set1_epi64x(hi), lane))));
+  }
+#else
+  T part[Vec<T>::lanes] = {};
+  for (int64_t j = lo; j < hi; ++j) part[j] = p[j];
+  return *reinterpret_cast<V*>(part);
+#endif
+}
+
 template <class T>
 inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::type v, int64_t n) {
 #if defined(__AVX512F__)
