@@ -139,7 +139,8 @@ SMOOTH = [smooth(n) for n in ("tanh", "sin", "cos", "square", "negative", "arcta
 KINKED = [smooth("abs"), ("relu", lambda xp, x: xp.maximum(x, 0)), ("clip", lambda xp, x: xp.clip(x, -1, 1.5)), smooth("positive")]
 STEPS = [smooth("sign"), smooth("floor"), smooth("rint"), smooth("isnan"), ("test", lambda xp, x: x > 0), smooth("logical_not")]
 PAIRS = [("+", lambda xp, a, b: a + b), ("-", lambda xp, a, b: a - b), ("*", lambda xp, a, b: a * b), smooth("maximum"), smooth("minimum"),
-         ("hypot1", lambda xp, a, b: xp.sqrt(1 + a * a + b * b)), ("ratio", lambda xp, a, b: a / (1 + b * b)), smooth("arctan2")]
+         ("hypot1", lambda xp, a, b: xp.sqrt(1 + a * a + b * b)), ("ratio", lambda xp, a, b: a / (1 + b * b)),
+         ("arctan2", lambda xp, a, b: xp.arctan2(a, 1 + b * b))]
 TESTS = [smooth(n) for n in ("less", "less_equal", "equal", "not_equal", "greater", "logical_and", "logical_xor")]
 WHOLE = [("//", lambda xp, a, b: a // b), ("%", lambda xp, a, b: a % b), ("&", lambda xp, a, b: a & b), ("|", lambda xp, a, b: a | b),
          ("^", lambda xp, a, b: a ^ b), ("~", lambda xp, a, b: ~a)]
