@@ -191,6 +191,7 @@ class Forward {
 
  private:
   static constexpr int64_t kBlock = 256;  // rows of a panel: 256 x 32 floats are 32 KiB
+  static constexpr int64_t kWeights = 512 << 10;  // bytes
   struct Piece { int64_t from, to, n; };
   static int64_t slack() { return 2 * micro_of<T>().lanes; }
 
@@ -200,35 +201,39 @@ class Forward {
     int64_t rows[kBlock];
     if (!direct_)
       for (int64_t p = 0; p < std::min(kBlock, patch); ++p) rows[p] = p * width;
-    for (int64_t i = first; i < last && 2 * i < int64_t(pieces_.size()); ++i) {
-      const Piece& a = pieces_[size_t(2 * i)];
-      const bool two = size_t(2 * i + 1) < pieces_.size();
-      const Piece& b = pieces_[size_t(two ? 2 * i + 1 : 2 * i)];
-      Panel<T> p;
-      p.c[0] = y + a.to;
-      p.c[1] = y + b.to;
-      p.n[0] = int(a.n);
-      p.n[1] = two ? int(b.n) : 0;
-      if (patch == 0) {
-        for (int64_t o = 0; o < g_.out_channels; ++o) {
-          std::fill_n(p.c[0] + o * plane, p.n[0], T(0));
-          std::fill_n(p.c[1] + o * plane, p.n[1], T(0));
-        }
-      }
-      for (int64_t p0 = 0; p0 < patch; p0 += kBlock) {
-        const int64_t kk = std::min(kBlock, patch - p0);
-        if (direct_) {
-          p.b[0] = x + a.from;
-          p.b[1] = x + b.from;
-          micro.panel(g_.out_channels, kk, w + p0, patch, 1, off_.data() + p0, p, plane, p0 > 0);
-        } else {
-          gather(packed, x, a.to, std::min(width, plane - a.to), p0, kk, width);
-          p.b[0] = packed;
-          p.b[1] = packed + micro.lanes;
-          micro.panel(g_.out_channels, kk, w + p0, patch, 1, rows, p, plane, p0 > 0);
-        }
-      }
+    last = std::min(last, int64_t(pieces_.size() + 1) / 2);
+    if (patch == 0) {
+      for (int64_t i = 2 * first; i < std::min(2 * last, int64_t(pieces_.size())); ++i)
+        for (int64_t o = 0; o < g_.out_channels; ++o)
+          std::fill_n(y + pieces_[size_t(i)].to + o * plane, pieces_[size_t(i)].n, T(0));
+      return;
     }
+    // Weights beyond L2's share are read once for a whole group of panels, a block of rows of patches at a time.
+    const int64_t group = g_.out_channels * patch * int64_t(sizeof(T)) <= kWeights
+                              ? 1
+                              : std::max<int64_t>(1, kWeights / (g_.out_channels * width * int64_t(sizeof(T))));
+    for (int64_t begin = first; begin < last; begin += group)
+      for (int64_t p0 = 0; p0 < patch; p0 += kBlock)
+        for (int64_t i = begin; i < std::min(last, begin + group); ++i) {
+          const Piece& a = pieces_[size_t(2 * i)];
+          const bool two = size_t(2 * i + 1) < pieces_.size();
+          const Piece& b = pieces_[size_t(two ? 2 * i + 1 : 2 * i)];
+          const int64_t kk = std::min(kBlock, patch - p0);
+          Panel<T> p;
+          p.c[0] = y + a.to;
+          p.c[1] = y + b.to;
+          p.n[0] = int(a.n);
+          p.n[1] = two ? int(b.n) : 0;
+          if (direct_) {
+            p.b[0] = x + a.from;
+            p.b[1] = x + b.from;
+          } else {
+            gather(packed, x, a.to, std::min(width, plane - a.to), p0, kk, width);
+            p.b[0] = packed;
+            p.b[1] = packed + micro.lanes;
+          }
+          micro.panel(g_.out_channels, kk, w + p0, patch, 1, direct_ ? off_.data() + p0 : rows, p, plane, p0 > 0);
+        }
   }
 
   // Columns q .. q + n of rows p0 .. p0 + kk of the patches.
@@ -281,6 +286,40 @@ Geometry backward(const Geometry& g) {
   }
   return b;
 }
+
+// A window of 1 without padding and strides: y = w x for each image, or dx = w^T dy.
+template <class T>
+class ConvPlain final : public Step {
+ public:
+  ConvPlain(const Geometry& g, bool back)
+      : rows_(back ? g.in_channels : g.out_channels), depth_(back ? g.out_channels : g.in_channels),
+        plane_(g.y_plane()), groups_(g.groups), images_(g.images * g.groups), back_(back) {
+    const int64_t images = std::max<int64_t>(1, images_);
+    gemm_ = Gemm<T>(rows_, plane_, depth_, Gemm<T>::pieces(rows_ * images, plane_, depth_) / images, back);
+    cost_ns = gemm_.cost_ns() * double(images);
+  }
+  static bool fits(const Geometry& g) {
+    bool plain = g.window() == 1;
+    for (int d = 0; d < 3; ++d) plain &= g.stride[d] == 1 && g.padding[d] == 0;
+    return plain;
+  }
+  void run(char* const* out, const char* const* in, char*) const override {
+    auto x = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
+    auto y = reinterpret_cast<T*>(out[0]);
+    parallel(images_ * gemm_.tiles(), cost_ns, [&](int64_t task) {
+      const int64_t image = task / gemm_.tiles(), group = image % groups_;
+      const T* a = w + group * rows_ * depth_;
+      gemm_.tile(task % gemm_.tiles(), back_ ? Mat<T>{a, 1, rows_} : Mat<T>{a, depth_, 1},
+                 {x + image * depth_ * plane_, plane_, 1}, y + image * rows_ * plane_, plane_, false);
+    });
+  }
+  std::string text() const override { return "product, " + std::to_string(images_) + " of " + gemm_.text(); }
+
+ private:
+  int64_t rows_, depth_, plane_, groups_, images_;
+  bool back_;
+  Gemm<T> gemm_;
+};
 
 template <class T>
 class ConvDxTurned final : public Step {
@@ -556,9 +595,14 @@ class ConvDw final : public Step {
 template <class T>
 std::unique_ptr<Step> make(Op op, std::span<const Layout> out, std::span<const Layout> in,
                            std::span<const int64_t> attrs) {
-  if (op == Op::conv) return std::make_unique<Conv<T>>(geometry(in[0], in[1], out[0], attrs));
+  if (op == Op::conv) {
+    Geometry g = geometry(in[0], in[1], out[0], attrs);
+    if (ConvPlain<T>::fits(g)) return std::make_unique<ConvPlain<T>>(g, false);
+    return std::make_unique<Conv<T>>(g);
+  }
   if (op == Op::conv_dw) return std::make_unique<ConvDw<T>>(geometry(in[1], out[0], in[0], attrs));
   Geometry g = geometry(out[0], in[1], in[0], attrs);
+  if (ConvPlain<T>::fits(g)) return std::make_unique<ConvPlain<T>>(g, true);
   bool turnable = true;
   for (int d = 0; d < 3; ++d)
     turnable &= g.stride[d] == 1 && g.padding[d] <= g.dilation[d] * (g.w[d] - 1) && g.y[d] > 0 && g.w[d] > 0;

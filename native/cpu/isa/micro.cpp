@@ -107,30 +107,38 @@ inline void fetch(const Panel<T>& p, int64_t part, int64_t parts) {
 }
 
 template <class T, int NV>
-void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, Panel<T> p, int64_t ldc,
-          bool add) {
+void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
+          int64_t ldc, bool add) {
   const int64_t blocks = (m + kRows - 1) / kRows;
-  int64_t kept[kKept];
   for (int64_t b = 0, i = 0; b < blocks; ++b) {
     const int64_t r = (m - i + blocks - b - 1) / (blocks - b);
     if (p.next_runs) fetch(p, b, blocks);
-    auto table = p.keep ? MakeBlocks<T, NV, true, kRows>::table : MakeBlocks<T, NV, false, kRows>::table;
-    table[r - 1](k, p.a_block ? a + b * p.a_block : a + i * rsa, rsa, csa, off, p, i, ldc, add);
+    MakeBlocks<T, NV, false, kRows>::table[r - 1](k, p.a_block ? a + b * p.a_block : a + i * rsa, rsa, csa, off, p, i,
+                                                  ldc, add);
     i += r;
-    if (p.keep) {
-      for (int64_t s = 0; s < k; ++s) kept[s] = 2 * Vec<T>::lanes * s;
-      off = kept;
-      p.b[0] = p.keep;
-      p.b[1] = p.keep + Vec<T>::lanes;
-      p.keep = nullptr;
-    }
   }
+}
+
+// The same, with B kept by the first block.
+template <class T, int NV>
+void rows_keeping(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, Panel<T> p,
+                  int64_t ldc, bool add) {
+  const int64_t blocks = (m + kRows - 1) / kRows, r = (m + blocks - 1) / blocks;
+  MakeBlocks<T, NV, true, kRows>::table[r - 1](k, a, rsa, csa, off, p, 0, ldc, add);
+  int64_t kept[kKept];
+  for (int64_t s = 0; s < k; ++s) kept[s] = 2 * Vec<T>::lanes * s;
+  p.b[0] = p.keep;
+  p.b[1] = p.keep + Vec<T>::lanes;
+  p.c[0] += r * ldc;
+  p.c[1] += r * ldc;
+  rows<T, NV>(m - r, k, a + (p.a_block ? p.a_block : r * rsa), rsa, csa, kept, p, ldc, add);
 }
 
 template <class T>
 void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
            int64_t ldc, bool add) {
-  if (p.n[1]) rows<T, 2>(m, k, a, rsa, csa, off, p, ldc, add);
+  if (p.keep) (p.n[1] ? rows_keeping<T, 2> : rows_keeping<T, 1>)(m, k, a, rsa, csa, off, p, ldc, add);
+  else if (p.n[1]) rows<T, 2>(m, k, a, rsa, csa, off, p, ldc, add);
   else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
 }
 
