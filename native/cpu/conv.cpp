@@ -12,9 +12,11 @@
 //            one run per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in
 //            order.
 //
-// One core of a Sapphire Rapids (shared machine, CPU time), batch of 100 images, ms here / PyTorch 2.13 (oneDNN):
-// 1x28x28 by 20x1x5x5: forward 0.55 / 1.2, dw 0.84 / 1.2; 20x12x12 by 50x20x5x5: forward 2.3 / 5.0, dx 4.4 / 4.7,
-// dw 2.9 / 5.7.
+// One core of a Sapphire Rapids (shared machine, minima), ms here / PyTorch 2.13 (oneDNN) / the same, channels-last.
+// 100 x 1x28x28 by 20x1x5x5: forward 0.55 / 1.5 / 1.0, dw 0.91 / 1.9 / 0.88; 100 x 20x12x12 by 50x20x5x5: forward 2.4 /
+// 4.9 / 2.8, dx 2.8 / 4.7 / 4.3, dw 3.0 / 5.6 / 3.2; 8 x 64x56x56 by 64x64x3x3: forward 15 / 19 / 14, dx 15 / 19 / 14;
+// 2 x 128x112x112 by 128x128x3x3: forward 51 / 56 / 49. Behind still: 8 x 512x7x7 by 512x512x3x3 forward 18 / 13 / 14;
+// depthwise 8 x 64x56x56 2.0 / 1.9 / 0.83, its dw 10 / 4 / 1.3.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -93,20 +95,26 @@ struct Padded {
     channel = extent[0] * pitch[0];
   }
   size_t bytes(int64_t channels) const { return size_t(channels * channel + slack) * sizeof(T); }
-  // Channels from `x` on; `last`: nothing readable lies behind them.
-  const T* prepare(const Geometry& g, const T* x, int64_t channels, bool last, T* room) const {
+  int64_t rows() const { return extent[0] * extent[1]; }
+  // Channels from `x` on, of each the rows lo to hi - 1 (with padding); `last`: nothing readable lies behind them.
+  const T* prepare(const Geometry& g, const T* x, int64_t channels, bool last, T* room, int64_t lo, int64_t hi) const {
     if (in_place && !last) return x;
     std::memset(room + channels * channel, 0, size_t(slack) * sizeof(T));
-    if (in_place) {
-      std::memcpy(room, x, size_t(channels * channel) * sizeof(T));
-      return room;
+    for (int64_t c = 0; c < channels; ++c) {
+      T* to = room + c * channel;
+      const T* from = x + c * g.x_plane();
+      if (in_place) {
+        std::memcpy(to + lo * pitch[1], from + lo * pitch[1], size_t((hi - lo) * pitch[1]) * sizeof(T));
+        continue;
+      }
+      std::memset(to + lo * pitch[1], 0, size_t((hi - lo) * pitch[1]) * sizeof(T));
+      for (int64_t d = 0; d < g.x[0]; ++d) {
+        const int64_t first = (d + g.padding[0]) * extent[1] + g.padding[1];  // the row of h = 0
+        for (int64_t h = std::max<int64_t>(0, lo - first); h < std::min(g.x[1], hi - first); ++h)
+          std::memcpy(to + (first + h) * pitch[1] + g.padding[2], from + (d * g.x[1] + h) * g.x[2],
+                      size_t(g.x[2]) * sizeof(T));
+      }
     }
-    std::memset(room, 0, size_t(channels * channel) * sizeof(T));
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t d = 0; d < g.x[0]; ++d)
-        for (int64_t h = 0; h < g.x[1]; ++h)
-          std::memcpy(room + c * channel + (d + g.padding[0]) * pitch[0] + (h + g.padding[1]) * pitch[1] + g.padding[2],
-                      x + ((c * g.x[0] + d) * g.x[1] + h) * g.x[2], size_t(g.x[2]) * sizeof(T));
     return room;
   }
   // Where each element of a patch lies from the patch's first, in the order of w's memory (turned round for `flip`).
@@ -160,7 +168,7 @@ class Forward {
     } else {
       for (int64_t q = 0; q < plane; q += lanes) pieces_.push_back({0, q, std::min(lanes, plane - q)});
     }
-    // A task: all channels of some panels of one image, 30 us or more, so that padding an image twice does not matter.
+    // A task: all channels of some panels of one image.
     const auto panels = int64_t(pieces_.size() + 1) / 2;
     const double each = cost_ns / double(std::max<int64_t>(1, g.images * g.groups));
     shares_ = std::clamp<int64_t>(int64_t(each / 100e3), 1, std::max<int64_t>(1, panels / 4));
@@ -182,8 +190,9 @@ class Forward {
       const size_t room = round_up(int64_t(padded_.bytes(g_.in_channels)), 64);
       auto* area =
           static_cast<char*>(workspace(1, room + (direct_ ? 0 : size_t(kBlock * 2 * micro_of<T>().lanes) * sizeof(T))));
+      const auto [lo, hi] = rows_of(share);
       const T* source = padded_.prepare(g_, x + image * from, g_.in_channels, image + 1 == g_.images * g_.groups,
-                                        reinterpret_cast<T*>(area));
+                                        reinterpret_cast<T*>(area), lo, hi);
       panels(share * per_share_, (share + 1) * per_share_, source, w + group * g_.out_channels * g_.patch(),
              y + image * to, reinterpret_cast<T*>(area + room));
     });
@@ -194,6 +203,19 @@ class Forward {
   static constexpr int64_t kWeights = 512 << 10;  // bytes
   struct Piece { int64_t from, to, n; };
   static int64_t slack() { return 2 * micro_of<T>().lanes; }
+
+  // The rows of a channel that a share of the panels reads. Padding the whole image for each share took half of the
+  // time of 64x56x56 by 64x3x3, and three quarters of that of 128x112x112.
+  std::pair<int64_t, int64_t> rows_of(int64_t share) const {
+    const auto n = int64_t(pieces_.size());
+    const int64_t first = std::min(2 * share * per_share_, n - 1), last = std::min(2 * (share + 1) * per_share_, n) - 1;
+    const int64_t begin = at_[size_t(pieces_[size_t(first)].to)];
+    const Piece& end = pieces_[size_t(std::max(first, last))];
+    int64_t reach = slack();
+    for (int d = 0; d < 3; ++d) reach += (g_.w[d] - 1) * g_.dilation[d] * (d == 2 ? 1 : padded_.pitch[d]);
+    return {begin / padded_.extent[2],
+            std::min(padded_.rows(), (at_[size_t(end.to + end.n - 1)] + reach) / padded_.extent[2] + 1)};
+  }
 
   void panels(int64_t first, int64_t last, const T* x, const T* w, T* y, T* packed) const {
     const Micro<T>& micro = micro_of<T>();
@@ -355,12 +377,13 @@ class ConvDxColumns final : public Step {
     shares_ = std::clamp<int64_t>(int64_t(each / 50e3), 1, std::max<int64_t>(1, g.in_channels));
     if (g.stride[2] == 1) list_rows();
   }
-  // Products with whole vectors, and an estimate of 1 ns for each piece of a row added and 0.1 ns an element.
+  // Products with whole vectors (few rows at a time: a third more), and an estimate of 1 ns for each piece of a row
+  // added and 0.3 ns an element.
   static double cost(const Geometry& g) {
     const int64_t lanes = micro_of<T>().lanes, plane = std::max<int64_t>(1, g.y_plane());
     const double adds = double(g.images * g.groups) * double(g.patch()) * double(plane);
-    return g.work() * double(round_up(plane, lanes)) / double(plane) / (double(lanes) * 5) +
-           adds * (0.1 * sizeof(T) / 4 + 1.0 / double(std::max<int64_t>(1, g.y[2]))) + 100;
+    return g.work() * double(round_up(plane, lanes)) / double(plane) * 1.3 / (double(lanes) * 5) +
+           adds * (0.3 * sizeof(T) / 4 + 1.0 / double(std::max<int64_t>(1, g.y[2]))) + 100;
   }
   void run(char* const* out, const char* const* in, char*) const override {
     auto dy = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
@@ -410,8 +433,8 @@ class ConvDxColumns final : public Step {
   std::string text() const override { return "columns, " + std::to_string(g_.images * g_.groups * shares_) + " tasks"; }
 
  private:
-  // Each row of dx is a sum of shifted rows of the columns: made in registers and stored once. Adding every column to dx
-  // instead took 4.1 ms for LeNet's second convolution (rows of 8), this 2.8.
+  // Each row of dx is a sum of shifted rows of the columns: made in registers and stored once. Adding every column to
+  // dx instead took 4.1 ms for LeNet's second convolution (rows of 8), this 2.8.
   void list_rows() {
     const int64_t pitch = round_up(g_.y_plane(), micro_of<T>().lanes);
     for (int64_t d = 0; d < g_.x[0]; ++d)
@@ -459,7 +482,8 @@ class ConvDxColumns final : public Step {
   }
   Geometry g_;
   int64_t shares_ = 1;
-  std::vector<int64_t> first_, off_, shift_;  // of each row of dx: its pieces, where they lie in the columns, and in the row
+  // Of each row of dx: its first piece; of each piece: where it lies in the columns, and in the row.
+  std::vector<int64_t> first_, off_, shift_;
 };
 
 template <class T>
@@ -567,7 +591,8 @@ class ConvDw final : public Step {
       for (int64_t i = 0; i < together; ++i) {
         const int64_t image = (n + i) * g_.groups + group;
         const T* source = padded_.prepare(g_, x + (image * g_.in_channels + c0) * g_.x_plane(), c_n,
-                                          image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area));
+                                          image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 0,
+                                          padded_.rows());
         const T* d = dy + image * o_n * plane;
         if (joined_ == 1) {
           for (int64_t q = 0; q < plane; q += positions_) {

@@ -1,10 +1,16 @@
-// Matrix products. The inner loops are in isa/micro.cpp: blocks of up to 14 x 2 vectors in registers. Around them are tiles
-// (tasks), blocks over k that keep a panel of b in L1, and packing where it pays.
+// Matrix products. The inner loops are in isa/micro.cpp: blocks of up to 14 x 2 vectors in registers. Around them are
+// tiles (tasks), blocks over k that keep a panel of b in L1, and packing where it pays: rows of a are read where they
+// are, rows of b are copied by the block that reads them first. Packing both for all tiles of a step at once gained
+// nothing: one tile that packs everything once ran 1024^3 no faster than 16 that share nothing.
 //
 // There is no BLAS underneath: it would bring its own threads, fork handlers and environment variables. GFLOP/s of one
-// core of a Sapphire Rapids (2 MiB L2, AVX-512), OpenBLAS 0.3.34 / here, a and b row-major unless said (m x n x k):
-//   100x10x64 70 / 70     32x32x32 153 / 125, b^T 49 / 121    100x64x784 124 / 139    1000x10x1000 40 / 70
-//   256^3 150 / 140       512^3 147 / 135                     1024^3 148 / 125        64x64x4096 114 / 130
+// core of a Sapphire Rapids (peak 179, shared machine, best times), here / OpenBLAS 0.3.34 / PyTorch 2.13's MKL, a and
+// b row-major unless said, m x k x n:
+//   128x512x1024 159 / 135 / 161        128x1024x512 (b^T) 147 / 89 / 107     512x128x1024 (a^T, added) 143 / 153 / 158
+//   512x12800x1024 (a^T) 133 / 142 / 148     100x800x500 141 / 136 / 150      100x500x800 (b^T) 142 / 114 / 142
+//   800x100x500 (a^T) 139 / 145 / 146   100x784x64 166 / 123 / 155            784x100x64 (a^T) 165 / 136 / 161
+//   100x784x10 107 / 61 / 70            784x100x10 (a^T) 117 / 112 / 79       100x64x10 79 / 45 / 44
+//   256^3 169 / 141 / 124               512^3 163 / 154 / 155                 1024^3 146 / 149 / 153
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -118,7 +124,7 @@ void narrow_by_columns(int64_t m, int64_t n, int64_t k, Mat<T> a, Mat<T> b, T* c
     if (add) micro.pack(turned, n, rows, rows, width, c + i * ldc, 1, ldc);
     for (int64_t p = 0; p < k; p += kBlock) {
       const int64_t kk = std::min(kBlock, k - p);
-      Panel<T> panel{{a.data + i + p * a.cs, nullptr}, {turned, turned + lanes}, {int(lanes), rows > lanes ? int(lanes) : 0}};
+      Panel<T> panel{{a.data + i + p * a.cs, nullptr}, {turned, turned + lanes}, {int(lanes), int(lanes) * (rows > lanes)}};
       const int64_t* off = direct;
       if (rows % lanes) {
         micro.pack(packed, kk, rows, round_up(rows, lanes), width, panel.b[0], a.cs, 1);
@@ -156,8 +162,8 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
     int64_t most = std::max<int64_t>(256, round_up((int64_t(1) << 16) / std::max<int64_t>(k, 1), 64));
     (m == 1 ? tile_n_ : tile_m_) = std::min(most, std::max(m, n));
   } else {
-    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows. Where
-    // a is packed, rows are: 800x100x500 took 575 us in tiles of 112x500, 620 in tiles of 280x128.
+    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows.
+    // Where a is packed, rows are: 800x100x500 took 575 us in tiles of 112x500, 620 in tiles of 280x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
     for (int64_t rows; (rows = (m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < pieces;) {
       if (a_by_columns && tile_m_ > 8 * micro.rows) tile_m_ = round_up((m + rows) / (rows + 1), micro.rows);
@@ -204,7 +210,8 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
 
   const Micro<T>& micro = micro_of<T>();
   const int64_t lanes = micro.lanes, width = 2 * lanes;
-  // Cycles of a row: k / 2 for a panel of one vector; n k / 2 lanes along the sum, and 45 / lanes for each end of a sum.
+  // Cycles of a row: k / 2 for a panel of one vector; n k / 2 lanes along the sum, and 45 / lanes for each end of a
+  // sum.
   if (a.cs == 1 && n < lanes && k * (lanes - n) > 90 * n) return narrow_by_rows<T>(tm, n, k, a, b, c, ldc, add);
   if (a.rs == 1 && a.cs != 1 && n < lanes && n <= micro.rows && m >= 2 * lanes)
     return narrow_by_columns<T>(tm, n, k, a, b, c, ldc, add);

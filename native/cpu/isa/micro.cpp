@@ -236,7 +236,8 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
 template <int H, class V, class I, int... l>
 inline __attribute__((always_inline)) V fold(V x, V y, I, std::integer_sequence<int, l...>) {
   constexpr int L = sizeof...(l);
-  return __builtin_shuffle(x, y, I{(l & H ? L + l - H : l)...}) + __builtin_shuffle(x, y, I{(l & H ? L + l : l + H)...});
+  return __builtin_shuffle(x, y, I{(l & H ? L + l - H : l)...}) +
+         __builtin_shuffle(x, y, I{(l & H ? L + l : l + H)...});
 }
 
 // As many sums as a vector has lanes, R x N of them; vector i * N + j ends in lane i * N + j.

@@ -36,8 +36,8 @@ struct Micro {
   void (*pack)(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* src, int64_t rs, int64_t cs);
   // c[j] (+)= sum over p < k of x[p * xs] * b[p * ldb + j], j < n
   void (*vecmat)(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add);
-  // c[i * rsc + j * csc] (+)= sum over p < k of a[i * lda + p] * b[j * ldb + p], i < m, j < n: vectors along the sum, for
-  // results too narrow to be a panel.
+  // c[i * rsc + j * csc] (+)= sum over p < k of a[i * lda + p] * b[j * ldb + p], i < m, j < n: vectors along the sum,
+  // for results too narrow to be a panel.
   void (*dots)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                int64_t csc, bool add);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.

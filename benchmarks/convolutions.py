@@ -1,0 +1,100 @@
+"""Convolutions and pooling, forward and both gradients: ours beside PyTorch (oneDNN), also in channels-last.
+
+    python benchmarks/convolutions.py [--threads 1,4] [--repeats 15] [--only LeNet]
+
+`dx` and `dw` are the gradient by the image and by the filter alone (PyTorch: its `convolution_backward`, asked for
+that one). `pool+back` is pooling and its gradient.
+"""
+import interleave
+
+# name, batch, in channels, extent, out channels, window, stride, padding, groups
+SHAPES = [
+    ("LeNet 1", 100, 1, 28, 20, 5, 1, 0, 1), ("LeNet 2", 100, 20, 12, 50, 5, 1, 0, 1),
+    ("ResNet stem", 8, 3, 224, 64, 7, 2, 3, 1),
+    ("ResNet 3x3 56", 8, 64, 56, 64, 3, 1, 1, 1), ("ResNet 3x3 28", 8, 128, 28, 128, 3, 1, 1, 1),
+    ("ResNet 3x3 14", 8, 256, 14, 256, 3, 1, 1, 1), ("ResNet 3x3 7", 8, 512, 7, 512, 3, 1, 1, 1),
+    ("ResNet 3x3 /2", 8, 128, 56, 128, 3, 2, 1, 1),
+    ("ResNet 1x1 up", 8, 64, 56, 256, 1, 1, 0, 1), ("ResNet 1x1 down", 8, 256, 56, 64, 1, 1, 0, 1),
+    ("ResNet 1x1 14", 8, 1024, 14, 256, 1, 1, 0, 1), ("ResNet 1x1 /2", 8, 256, 56, 512, 1, 2, 0, 1),
+    ("VGG 3x3 112", 2, 128, 112, 128, 3, 1, 1, 1),
+    ("depthwise 56", 8, 64, 56, 64, 3, 1, 1, 64), ("depthwise 14", 8, 256, 14, 256, 3, 1, 1, 256),
+    ("depthwise /2", 8, 96, 112, 96, 3, 2, 1, 96),
+]
+POOLS = [("LeNet pool 1", 100, 20, 24, 0, 2, 2, 0, 1), ("LeNet pool 2", 100, 50, 8, 0, 2, 2, 0, 1),
+         ("ResNet pool", 8, 64, 112, 0, 3, 2, 1, 1)]
+CASES = [(s, what) for s in SHAPES for what in ("forward", "dx", "dw")] + \
+        [(s, what) for s in POOLS for what in ("pool", "pool+back")]
+
+
+def outputs(shape):
+    _, _, _, extent, _, window, stride, padding, _ = shape
+    return 1 + (extent + 2 * padding - window) // stride
+
+
+def flops(case):
+    shape, what = case
+    _, batch, channels, extent, out, window, _, _, groups = shape
+    if "pool" in what:
+        return batch * channels * outputs(shape) ** 2 * window ** 2
+    return 2.0 * batch * out * channels // groups * window ** 2 * outputs(shape) ** 2
+
+
+def make(framework, case):
+    import numpy as np
+    shape, what = case
+    _, batch, channels, extent, out, window, stride, padding, groups = shape
+    r = np.random.default_rng(1)
+
+    def normal(*s):
+        return r.standard_normal(s).astype("float32")
+
+    x = normal(batch, channels, extent, extent)
+    y = outputs(shape)
+    if framework == "knet":
+        import knet
+        x = knet.array(x)
+        if "pool" in what:
+            dy = knet.array(normal(batch, channels, y, y))
+
+            def pool(x):
+                return knet.pool(x, window=window, stride=stride, padding=padding)
+
+            back = knet.grad(lambda x: (pool(x) * dy).sum())
+            return (lambda: pool(x).numpy()) if what == "pool" else (lambda: back(x).numpy())
+        w, dy = knet.array(normal(out, channels // groups, window, window)), knet.array(normal(batch, out, y, y))
+
+        def conv(w, x):
+            return knet.conv4(w, x, stride=stride, padding=padding, group=groups, mode=1)
+
+        by_x = knet.grad(lambda x: (conv(w, x) * dy).sum())
+        by_w = knet.grad(lambda w: (conv(w, x) * dy).sum())
+        return {"forward": lambda: conv(w, x).numpy(), "dx": lambda: by_x(x).numpy(),
+                "dw": lambda: by_w(w).numpy()}[what]
+    import torch
+    import torch.nn.functional as F
+    layout = torch.channels_last if framework == "channels-last" else torch.contiguous_format
+
+    def tensor(a):
+        return torch.tensor(a).to(memory_format=layout)
+
+    x = tensor(x)
+    if "pool" in what:
+        dy = tensor(normal(batch, channels, y, y))
+        args = [window] * 2, [stride] * 2, [padding] * 2
+
+        def both():
+            _, at = torch.ops.aten.max_pool2d_with_indices(x, *args)
+            return torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *args, [1, 1], False, at)
+
+        return both if what == "pool+back" else lambda: F.max_pool2d(x, window, stride, padding)
+    w, dy = tensor(normal(out, channels // groups, window, window)), tensor(normal(batch, out, y, y))
+    if what == "forward":
+        return lambda: F.conv2d(x, w, None, stride, padding, 1, groups)
+    mask = [what == "dx", what == "dw", False]
+    return lambda: torch.ops.aten.convolution_backward(dy, x, w, [0], [stride] * 2, [padding] * 2, [1, 1], False,
+                                                       [0, 0], groups, mask)
+
+
+if __name__ == "__main__":
+    interleave.main(__file__, make, ["knet", "torch", "channels-last"], CASES, lambda c: f"{c[0][0]} {c[1]}", flops,
+                    __doc__)
