@@ -124,7 +124,8 @@ void narrow_by_columns(int64_t m, int64_t n, int64_t k, Mat<T> a, Mat<T> b, T* c
     if (add) micro.pack(turned, n, rows, rows, width, c + i * ldc, 1, ldc);
     for (int64_t p = 0; p < k; p += kBlock) {
       const int64_t kk = std::min(kBlock, k - p);
-      Panel<T> panel{{a.data + i + p * a.cs, nullptr}, {turned, turned + lanes}, {int(lanes), int(lanes) * (rows > lanes)}};
+      Panel<T> panel{
+          {a.data + i + p * a.cs, nullptr}, {turned, turned + lanes}, {int(lanes), rows > lanes ? int(lanes) : 0}};
       const int64_t* off = direct;
       if (rows % lanes) {
         micro.pack(packed, kk, rows, round_up(rows, lanes), width, panel.b[0], a.cs, 1);
@@ -166,7 +167,8 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
     // Where a is packed, rows are: 800x100x500 took 575 us in tiles of 112x500, 620 in tiles of 280x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
     for (int64_t rows; (rows = (m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < pieces;) {
-      if (a_by_columns && tile_m_ > 8 * micro.rows) tile_m_ = round_up((m + rows) / (rows + 1), micro.rows);
+      if (a_by_columns && tile_m_ > 8 * micro.rows)
+        tile_m_ = std::min(round_up((m + rows) / (rows + 1), micro.rows), tile_m_ - 1);
       else if (tile_n_ > std::max(tile_m_, 2 * width)) halve(tile_n_, width);
       else if (tile_m_ > 16 * micro.rows) halve(tile_m_, micro.rows);
       else if (tile_n_ > 2 * width) halve(tile_n_, width);
