@@ -354,6 +354,16 @@ static void test_pool() {
   }
 }
 
+// Whatever the extents, cutting into tiles ends, and gives at least one.
+static void test_tiles() {
+  for (int round = 0; round < 200000; ++round) {
+    const int64_t m = pick(1, pick(1, 5000)), n = pick(1, pick(1, 5000)), k = pick(1, 5000);
+    cpu::Gemm<float> f(m, n, k, pick(0, 32), pick(0, 1));
+    cpu::Gemm<double> d(m, n, k, pick(0, 32), pick(0, 1));
+    check(f.tiles() > 0 && d.tiles() > 0, "tiles of " + f.text());
+  }
+}
+
 static void test_threads() {
   cpu::set_threads(4);
   for (int round = 0; round < 3000; ++round) {
@@ -441,6 +451,7 @@ int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 300;
   test_threads();
   test_memory();
+  test_tiles();
   for (int r = 0; r < rounds; ++r) {
     test_matmul<float>(r % 16 == 0);
     test_matmul<double>(r % 32 == 0);
