@@ -304,3 +304,13 @@ def test_numbers_stay_weak_among_themselves():
         return y
     grad(f)(3)
     assert seen == ["float32"]
+
+
+def test_more_operands_than_an_operation_can_count_are_refused():
+    xs = [knet.array([1.0])] * 70_000
+    with pytest.raises(ValueError, match=r"\[concatenate\] 70000 operands are too many"):
+        knet.concatenate(xs)
+    assert knet.concatenate(xs[:60_000]).sum().item() == 60_000
+    with pytest.raises(ValueError, match=r"\[grad\] 7000. operands"):
+        grad(lambda w: w[0] * w[1])([1.0] * 70_000)
+    assert grad(lambda w: w[0] * w[1])([2.0, 3.0]) == [3.0, 2.0]

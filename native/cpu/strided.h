@@ -90,12 +90,4 @@ struct Axis {
   }
 };
 
-inline void strides_of(const Shape& s, int64_t* stride) {
-  int64_t step = 1;
-  for (int i = s.rank - 1; i >= 0; --i) {
-    stride[i] = step;
-    step *= s[i];
-  }
-}
-
 }  // namespace knet::cpu

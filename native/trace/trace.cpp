@@ -143,6 +143,10 @@ void Trace::wait() {
 }
 
 void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
+  // The planner's nodes count in 16 bits (Graph::Node), attributes in 8 here.
+  if (n_in > 0xffff || n_out > 0xffff || n_attr > 0xff) [[unlikely]]
+    throw Error(Error::Value, std::string("[") + info(op).name + "] " + std::to_string(std::max({n_in, n_out, n_attr})) +
+                                  " operands are too many: at most 65535 arrays take part in one operation. Join them in parts.");
   if (running_) [[unlikely]] wait();  // another thread computes values of this one
   words_.push_back(Head::pack(op, n_in, n_attr, n_out));
 }
