@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include "cpu/registry.h"
+#include "cpu/threads.h"
 #include "cpu/tile.h"
 #include "memory/pool.h"
 
@@ -28,6 +29,8 @@ class CpuDevice final : public Device {
   void release(void* p, size_t bytes) override { pool_.release(p, bytes); }
   MemoryStats memory() const override { return pool_.stats(); }
   void trim() override { pool_.trim(); }
+  double threads_from_ns() const override { return cpu::kSerialNs; }
+  void expect(double cost_ns) override { cpu::expect(cost_ns); }
 
  private:
   Pool& pool_ = Pool::host();

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -26,17 +27,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kSpin = std::chrono::microseconds(20);
-// Waking three sleeping workers took the caller 40 us on a busy virtual machine, nothing when they still spin: a
-// helper must find about this much work to be worth its wake.
-constexpr double kWorkPerThreadNs = 15e3;
-constexpr double kSerialNs = 30e3;
-// When all workers sleep, less work than this stays on the caller: they wake after 15 us or more and find the data in
-// another core's cache. The two products of a perceptron's step (60 us each) took 127 us on one core, 170 on four.
+// To wake a sleeping worker takes its waker 13 us in a virtual machine (1 or 2 without one), and the worker begins 45 us
+// later, with the data in another core's cache. A spinning one begins at once. So:
+// a helper must find about this much work,
+constexpr double kWorkPerThreadNs = 4e3;
+// less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a perceptron's step (60 us each) took 127 us on
+// one core, 170 on four that slept between.
 constexpr double kColdNs = 150e3;
-// The first wake costs the caller 2 us, each further one 20 (measured in a virtual machine), so below this the caller wakes
-// one worker, and workers wake the next while more than kNextNs was to do.
-constexpr double kChainNs = 300e3;
-constexpr double kNextNs = 120e3;
+// A program of this much work for several threads wakes a worker when it begins, and that one the next.
+constexpr double kRouseNs = 100e3;
+// A worker that joins a job of this much wakes the next one before it works, else after.
+constexpr double kChainNs = 120e3;
+// The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
+constexpr double kWakeAllNs = 300e3;
 constexpr int kMaxThreads = 1024;
 
 inline void relax() {
@@ -134,27 +137,25 @@ int default_threads() {
 }
 
 struct Job {
+  Job(TaskRef body, int64_t tasks, int helpers) : body(body), tasks(tasks), failed(tasks), helpers(helpers) {}
   TaskRef body;
   int64_t tasks;
-  double cost_ns;
-  alignas(64) std::atomic<int64_t> next{0};
+  std::atomic<int64_t> failed;  // the lowest task that threw
+  int helpers;
   std::mutex mutex;  // guards the error
-  int64_t failed = -1;
   std::exception_ptr error;
 
-  // Tasks are claimed in order, so when task i fails all before it run to their end, and the error that is kept is that
-  // of the lowest failing task: the same for any number of threads.
-  void work() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      try {
-        body(i);
-      } catch (...) {
-        std::lock_guard lock(mutex);
-        if (failed < 0 || i < failed) {
-          failed = i;
-          error = std::current_exception();
-        }
-        next.store(tasks, std::memory_order_relaxed);
+  // After a failure only tasks before it run, so the error that is kept is that of the lowest failing task: the same
+  // for any number of threads.
+  void run(int64_t task) {
+    if (task > failed.load(std::memory_order_relaxed)) return;
+    try {
+      body(task);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (task < failed.load(std::memory_order_relaxed)) {
+        failed.store(task, std::memory_order_relaxed);
+        error = std::current_exception();
       }
     }
   }
@@ -165,22 +166,26 @@ thread_local bool inside = false;  // this thread is running tasks: nested calls
 class Pool {
  public:
   // False if another thread is using the pool.
-  bool run(Job& job, int helpers) {
+  bool run(Job& job, double cost_ns) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
-    start(helpers);
-    helpers = std::min(helpers, started_.load());
-    job_ = &job;
-    gate_.store(kOpen | uint32_t(helpers) * kSlot, std::memory_order_release);
-    call_.fetch_add(1);
-    // The caller wakes all that it wants. Workers that wake each other cost it less, but a worker that is slow to start
-    // then holds up the rest: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms instead of 0.75.
-    if (int asleep = sleepers_.load(); asleep > 0) {
-      if (job.cost_ns < kChainNs) call_.notify_one();
-      else if (asleep <= helpers) call_.notify_all();
-      else
-        for (int i = 0; i < helpers; ++i) call_.notify_one();
+    start(job.helpers);
+    job.helpers = std::min(job.helpers, started_.load(std::memory_order_relaxed));
+    shares_ = std::min(job.helpers + 1, kMaxShares);
+    for (int64_t s = 0; s < shares_; ++s) {
+      share_[s].next.store(job.tasks * s / shares_, std::memory_order_relaxed);
+      share_[s].end = job.tasks * (s + 1) / shares_;
     }
-    job.work();
+    job_ = &job;
+    wanted_.store(job.helpers, std::memory_order_relaxed);
+    chain_ = cost_ns > kChainNs;
+    gate_.store(kOpen | uint32_t(job.helpers) * kSlot, std::memory_order_release);
+    call_.fetch_add(1);
+    if (cost_ns >= kWakeAllNs) {
+      while (wake_next()) {}
+    } else if (!awake()) {
+      wake_next();
+    }
+    work(0);
     uint32_t gate = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
     if ((gate & kActive) && !spin([&] { return !((gate = gate_.load(std::memory_order_acquire)) & kActive); }))
       while ((gate = gate_.load(std::memory_order_acquire)) & kActive) gate_.wait(gate, std::memory_order_acquire);
@@ -188,12 +193,46 @@ class Pool {
     return true;
   }
 
-  // Is a worker still spinning?
-  bool awake() const { return started_.load(std::memory_order_relaxed) > sleepers_.load(std::memory_order_relaxed); }
+  // Does a worker spin, or is one waking up?
+  bool awake() const { return started_.load(std::memory_order_relaxed) > asleep_.load(std::memory_order_relaxed); }
+
+  // Workers that spin begin their 20 us again.
+  void hold() { hold_.store(hold_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
+
+  void rouse(int helpers) {
+    if (awake() || busy_.exchange(true, std::memory_order_acquire)) return;
+    start(helpers);
+    wanted_.store(std::min(helpers, started_.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+    wake_next();
+    busy_.store(false, std::memory_order_release);
+  }
 
  private:
-  // gate_: bit 31 open, bits 16..30 free slots, bits 0..15 workers inside. job_ is fixed while it is open or not empty.
+  // gate_: bit 31 open, bits 16..30 free slots, bits 0..15 workers inside. job_ and the shares are fixed while it is
+  // open or not empty.
   static constexpr uint32_t kOpen = 1u << 31, kSlot = 1u << 16, kSlots = 0x7fff0000u, kActive = 0xffffu;
+  static constexpr int kMaxShares = 64;
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  struct alignas(64) Worker {
+    Pool* pool;
+    int id;  // 1, 2, ...; the caller is 0
+    std::atomic<int32_t> asleep{0};
+  };
+
+  // Each thread begins with the same tasks at each run, whose data its caches may still hold, then helps the others:
+  // the products of an LSTM took 0.52 ms with tasks claimed by whoever came first, weights wandering between caches.
+  void work(int thread) {
+    for (int s = 0; s < shares_; ++s) {
+      Share& mine = share_[(thread + s) % shares_];
+      while (mine.next.load(std::memory_order_relaxed) < mine.end) {
+        const int64_t task = mine.next.fetch_add(1, std::memory_order_relaxed);
+        if (task < mine.end) job_->run(task);
+      }
+    }
+  }
 
   bool join() {
     uint32_t g = gate_.load(std::memory_order_relaxed);
@@ -203,52 +242,94 @@ class Pool {
     return false;
   }
 
-  void loop() {
+  // Wakes the first sleeping worker, if fewer than wanted are awake.
+  bool wake_next() {
+    const int started = started_.load(std::memory_order_acquire), wanted = wanted_.load(std::memory_order_relaxed);
+    if (started - asleep_.load() >= wanted) return false;
+    for (int w = 0; w < started; ++w) {
+      int32_t yes = 1;
+      if (worker_[w]->asleep.load() && worker_[w]->asleep.compare_exchange_strong(yes, 0)) {
+        asleep_.fetch_sub(1);
+        worker_[w]->asleep.notify_one();
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void loop(Worker& me) {
     inside = true;
     for (;;) {
-      int32_t seen = call_.load();
+      const int32_t seen = call_.load();
       while (join()) {
-        if (job_->cost_ns < kChainNs && job_->cost_ns > kNextNs && (gate_.load(std::memory_order_relaxed) & kSlots) &&
-            sleepers_.load(std::memory_order_relaxed) > 0)
-          call_.notify_one();
-        job_->work();
+        if (chain_) wake_next();
+        work(me.id);
         gate_.fetch_and(~kOpen, std::memory_order_relaxed);  // no tasks are left: late workers need not look
         // Before the decrement the job is alive; after it only the pool is.
         uint32_t g = gate_.fetch_sub(1, std::memory_order_acq_rel);
         if ((g & kActive) == 1) gate_.notify_one();
       }
-      if (spin([&] { return call_.load(std::memory_order_relaxed) != seen; })) continue;
-      sleepers_.fetch_add(1);
-      call_.wait(seen);
-      sleepers_.fetch_sub(1);
+      wake_next();
+      if (idle(seen)) continue;
+      asleep_.fetch_add(1);
+      me.asleep.store(1);
+      int32_t yes = 1;
+      // A call after `seen` may have missed that this worker sleeps.
+      if (call_.load() != seen && me.asleep.compare_exchange_strong(yes, 0)) asleep_.fetch_sub(1);
+      while (me.asleep.load()) me.asleep.wait(1);
+    }
+  }
+
+  // Spins until there is a job (true), at most kSpin from now and from the last hold().
+  bool idle(int32_t seen) {
+    for (int32_t hold = hold_.load(std::memory_order_relaxed);;) {
+      bool again = false;
+      if (spin([&] {
+            again = hold_.load(std::memory_order_relaxed) != hold;
+            return again || call_.load(std::memory_order_relaxed) != seen;
+          })) {
+        if (!again) return true;
+        hold = hold_.load(std::memory_order_relaxed);
+      } else {
+        return false;
+      }
     }
   }
 
   // Workers are detached and live as long as the process; with too few (no more threads to be had) work goes on with
   // those.
   void start(int n) {
-    if (started_ >= n) return;
+    int started = started_.load(std::memory_order_relaxed);
+    if (started >= n) return;
     sigset_t all, old;
     sigfillset(&all);  // signals belong to the threads of the program
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    for (; started_ < n; ++started_) {
+    for (; started < n; ++started) {
+      worker_[started].reset(new Worker{this, started + 1});
       pthread_t t;
-      auto body = [](void* self) -> void* {
-        static_cast<Pool*>(self)->loop();
+      auto body = [](void* worker) -> void* {
+        auto* w = static_cast<Worker*>(worker);
+        w->pool->loop(*w);
         return nullptr;
       };
-      if (pthread_create(&t, nullptr, body, this)) break;
+      if (pthread_create(&t, nullptr, body, worker_[started].get())) break;
       pthread_detach(t);
+      started_.store(started + 1, std::memory_order_release);
     }
     pthread_sigmask(SIG_SETMASK, &old, nullptr);
   }
 
   std::atomic<bool> busy_{false};
-  std::atomic<int> started_{0};
+  std::atomic<int> started_{0}, wanted_{0};
   Job* job_ = nullptr;
+  int shares_ = 1;
+  bool chain_ = false;  // the job is long enough for a worker that joins it to wake the next one first
+  Share share_[kMaxShares];
+  std::unique_ptr<Worker> worker_[kMaxThreads];
   alignas(64) std::atomic<uint32_t> gate_{0};
-  alignas(64) std::atomic<int32_t> call_{0};
-  std::atomic<int32_t> sleepers_{0};
+  alignas(64) std::atomic<int32_t> call_{0};  // jobs so far
+  std::atomic<int32_t> hold_{0};
+  alignas(64) std::atomic<int32_t> asleep_{0};
 };
 
 std::atomic<int> wanted{0};  // 0: not yet asked
@@ -284,13 +365,13 @@ int threads() {
 void set_threads(int n) { wanted.store(std::clamp(n, 1, kMaxThreads)); }
 
 void parallel(int64_t tasks, double cost_ns, TaskRef body) {
-  if (tasks > 1 && cost_ns >= kSerialNs && !inside && (cost_ns >= kColdNs || pool().awake())) {
-    int64_t most = std::min<int64_t>(threads(), tasks);
-    int helpers = int(std::min(double(most), cost_ns / kWorkPerThreadNs)) - 1;
-    if (helpers > 0) {
-      Job job{body, tasks, cost_ns};
+  if (tasks > 1 && cost_ns >= kSerialNs && !inside) {
+    const int64_t most = std::min<int64_t>(threads(), tasks);
+    const int helpers = int(std::min(double(most), cost_ns / kWorkPerThreadNs)) - 1;
+    if (helpers > 0 && (cost_ns >= kColdNs || pool().awake())) {
+      Job job(body, tasks, helpers);
       inside = true;
-      bool ran = pool().run(job, helpers);
+      bool ran = pool().run(job, cost_ns);
       inside = false;
       if (ran) {
         if (job.error) std::rethrow_exception(job.error);
@@ -299,6 +380,14 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
     }
   }
   for (int64_t i = 0; i < tasks; ++i) body(i);
+}
+
+void expect(double cost_ns) {
+  const int most = threads();
+  if (most == 1 || inside) return;
+  Pool& p = pool();
+  if (p.awake()) p.hold();
+  else if (cost_ns >= kRouseNs) p.rouse(most - 1);
 }
 
 }  // namespace knet::cpu

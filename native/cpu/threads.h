@@ -20,9 +20,16 @@ class TaskRef {
   void (*call_)(const void*, int64_t);
 };
 
+// Less work than this, on one core, stays on the caller.
+constexpr double kSerialNs = 15e3;
+
 // Runs body(0) ... body(tasks - 1), in any order, on the pool; returns when all are done. The split into tasks must depend
 // on sizes only, never on the number of threads: same bits for any number. `cost_ns`: estimate for one core in all; below
 // about 30 us everything runs on the caller. Nested calls run inline. The first exception thrown by a task is rethrown here.
 void parallel(int64_t tasks, double cost_ns, TaskRef body);
+
+// Work for several threads, `cost_ns` on one core, begins within about 20 us: workers that spin do so for 20 us more; if
+// all sleep and it is worth it, one is woken.
+void expect(double cost_ns);
 
 }  // namespace knet::cpu

@@ -52,7 +52,7 @@ constexpr int64_t kMaxRow = 16384;
 constexpr int64_t kLongRow = 32;
 // Tasks: at most this many (each has its own partial results), none shorter than this.
 constexpr int64_t kMaxTasks = 64;
-constexpr double kTaskNs = 12000;
+constexpr double kTaskNs = 4e3;
 
 int tile_index(Op op) {
   static const auto table = [] {

@@ -34,6 +34,7 @@ struct Call {
   uint32_t operands;  // the first; results come before inputs
   uint32_t n_out, n_in;
   int64_t scratch;
+  double soon = 0;  // cost of the next step for several threads, if it begins soon after this one does
 };
 
 struct Number {  // a bound scalar and its place in the arena
@@ -163,8 +164,11 @@ class Flat final : public Program {
   void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars, std::vector<double>* took) const {
     Block<char*, 64> pointers(most_operands_);
     const Call* c = calls_.data();
+    Device& on = device(device_);
+    if (spread_ns_ > 0) on.expect(spread_ns_);
     try {
       for (const Call* end = c + calls_.size(); c != end; ++c) {
+        if (c->soon > 0) on.expect(c->soon);
         const Operand* from = operands_.data() + c->operands;
         const uint32_t n = c->n_out + c->n_in;
         for (uint32_t i = 0; i < n; ++i) {
@@ -192,6 +196,7 @@ class Flat final : public Program {
   }
 
   DeviceId device_;
+  double spread_ns_ = 0;  // cost of the steps for several threads
   uint32_t n_inputs_ = 0;
   size_t most_operands_ = 0;
   std::vector<Call> calls_;
@@ -293,6 +298,24 @@ class Flat final : public Program {
       can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort;
       steps_.push_back(kernel.step);
       words_.push_back(std::move(w));
+    }
+    expectations();
+  }
+
+  // Threads that wait for work are told of what comes within kSoonNs, so that they do not fall asleep just before it.
+  void expectations() {
+    constexpr double kSoonNs = 20e3;
+    const double from = device(device_).threads_from_ns();
+    double until = 2 * kSoonNs, next = 0;  // from here to the next step for several threads, and its cost
+    for (size_t k = calls_.size(); k-- > 0;) {
+      const double cost = steps_[k]->cost_ns;
+      if (from > 0 && cost >= from) {
+        spread_ns_ += next = cost;
+        until = 0;
+      } else {
+        until += cost;
+        if (until < kSoonNs) calls_[k].soon = next;
+      }
     }
   }
 };
