@@ -117,8 +117,21 @@ NB_MODULE(_core, m) {
       return steal(wrap(t, t.parameter(v)));
     });
   });
-  m.def("number", [](nb::object x) { return handle_of(x.ptr()).value; },
-        "The value that a pending array stands for now, whatever the array is assigned later.");
+  m.def("parameters", [](nb::list xs) -> nb::object {
+    for (nb::handle x : xs)
+      if (!is_array(x.ptr()) || !is_float(handle_of(x.ptr()).spec.dtype)) return nb::none();
+    return checked([&] {
+      Trace& t = Trace::current();
+      nb::list out;
+      for (nb::handle x : xs) out.append(steal(wrap(t, t.parameter(value_of(t, x.ptr())))));
+      return nb::object(out);
+    });
+  }, "A list of parameters for a list of float arrays; None for any other list.");
+  m.def("numbers", [](nb::list xs) {
+    std::vector<uint32_t> v;
+    for (nb::handle x : xs) v.push_back(handle_of(x.ptr()).value);
+    return v;
+  }, "The values that pending arrays stand for now, whatever they are assigned later.");
   m.def("gradient", [](nb::object loss, std::vector<uint32_t> parameters) {
     return checked([&] {
       Trace& t = Trace::current();

@@ -23,10 +23,11 @@ def grad(f, argnum=0, has_aux=False):
     [42.0, 14.0]
     """
     _check_function(f, "grad")
+    wrt = _positions(argnum, "grad")
 
     @functools.wraps(f)
     def gradient(*args, **kwargs):
-        d, _, aux = _differentiate(f, argnum, has_aux, args, kwargs, "grad")
+        d, _, aux = _differentiate(f, wrt, has_aux, args, kwargs, "grad")
         return (d, aux) if has_aux else d
 
     return gradient
@@ -41,10 +42,11 @@ def gradloss(f, argnum=0, has_aux=False):
     (6.0, 9.0)
     """
     _check_function(f, "gradloss")
+    wrt = _positions(argnum, "gradloss")
 
     @functools.wraps(f)
     def gradient_and_value(*args, **kwargs):
-        d, value, aux = _differentiate(f, argnum, has_aux, args, kwargs, "gradloss")
+        d, value, aux = _differentiate(f, wrt, has_aux, args, kwargs, "gradloss")
         return (d, (value, aux)) if has_aux else (d, value)
 
     return gradient_and_value
@@ -59,10 +61,11 @@ def value_and_grad(f, argnum=0, has_aux=False):
     (9.0, 6.0)
     """
     _check_function(f, "value_and_grad")
+    wrt = _positions(argnum, "value_and_grad")
 
     @functools.wraps(f)
     def value_and_gradient(*args, **kwargs):
-        d, value, aux = _differentiate(f, argnum, has_aux, args, kwargs, "value_and_grad")
+        d, value, aux = _differentiate(f, wrt, has_aux, args, kwargs, "value_and_grad")
         return ((value, aux), d) if has_aux else (value, d)
 
     return value_and_gradient
@@ -92,26 +95,34 @@ def _check_function(f, op):
                         f"{op}(f)(w, x), not {op}(f(w, x)).")
 
 
-def _differentiate(f, argnum, has_aux, args, kwargs, op):
+def _positions(argnum, op):
+    """The positions of the arguments to differentiate, and whether they were given as a tuple."""
     several = isinstance(argnum, (tuple, list))
     try:
-        positions = tuple(map(operator.index, argnum)) if several else (operator.index(argnum),)
+        return tuple(map(operator.index, argnum if several else (argnum,))), several
     except TypeError:
         raise TypeError(f"[{op}] argnum is {argnum!r}. Give the position of the argument, an integer, or a tuple of "
                         f"positions.") from None
+
+
+def _differentiate(f, wrt, has_aux, args, kwargs, op):
+    positions, several = wrt
     for i in positions:
         if not -len(args) <= i < len(args):
             raise TypeError(f"[{op}] argument {i} is to be differentiated, but the call has {len(args)} positional arguments. "
                             f"Pass it by position.")
-    target = tuple(args[i] for i in positions) if several else args[positions[0]]
-    leaves, paths, rebuild = tree.flatten(target, op)
+    target = [args[i] for i in positions] if several else args[positions[0]]
 
     _core.enter()
     try:
-        parameters = [_core.parameter(x) if type(x) is KnetArray and x.dtype.kind == "f" else _parameter(x, path, op)
-                      for x, path in zip(leaves, paths)]
-        numbers = [_core.number(p) for p in parameters]  # f may assign to its parameters: w += 1
-        inner = rebuild(parameters)
+        parameters = _core.parameters(target) if type(target) is list else None
+        if parameters is not None:  # the usual case, fast
+            leaves, rebuild, inner = target.copy(), list, parameters
+        else:
+            leaves, paths, rebuild = tree.flatten(target, op)
+            parameters = [_parameter(x, path, op) for x, path in zip(leaves, paths)]
+            inner = rebuild(parameters)
+        numbers = _core.numbers(parameters)  # f may assign to its parameters: w += 1
         called = list(args)
         for k, i in enumerate(positions):
             called[i] = inner[k] if several else inner
@@ -132,10 +143,13 @@ def _differentiate(f, argnum, has_aux, args, kwargs, op):
         gradients = [g if type(x) is KnetArray else _like(g, x) for g, x in zip(gradients, leaves)]
         if type(loss) is KnetArray and not any(type(x) is KnetArray for x in leaves):
             loss = loss.item()
-    return rebuild(gradients), loss, aux
+    gradients = rebuild(gradients)
+    return tuple(gradients) if several else gradients, loss, aux
 
 
 def _parameter(x, path, op):
+    if type(x) is KnetArray and x.dtype.kind == "f":
+        return _core.parameter(x)
     where = f" at {path}" if path else ""
     if isinstance(x, bool):
         raise TypeError(f"[{op}] the parameter{where} is a bool. Parameters are floats; pass it as another argument.")

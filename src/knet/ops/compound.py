@@ -87,7 +87,7 @@ label_logp = compound(
 def _instances(name, scores, labels, axis):
     """Labels as int64, their shape checked against that of the scores, and the axis of the classes."""
     labels = as_array(labels)
-    if str(labels.dtype).startswith(("float", "bfloat", "complex")):
+    if labels.dtype.kind not in "iub":
         raise TypeError(f"[{name}] labels are class numbers, not {labels.dtype}. Pass integers: labels.astype(int).")
     labels = ops.cast(labels, "int64")
     if not -scores.ndim <= axis < scores.ndim:
@@ -103,8 +103,10 @@ def _instances(name, scores, labels, axis):
 def _total(each, average, count):
     """What every loss returns: the mean, or the total and the number of instances."""
     total = ops.sum(each)
-    if not average:
-        return total, count
+    return _over(total, count) if average else (total, count)
+
+
+def _over(total, count):
     return total / (count if isinstance(count, int) else ops.cast(count, total.dtype))
 
 
@@ -121,6 +123,37 @@ def _nll_reference(scores, labels, axis=-1, average=True, ignore=-1):
     kept = labels != ignore
     total = -np.sum(np.where(kept, label_logp.reference(scores, np.where(kept, labels, 0), axis), 0))
     return total / np.sum(kept) if average else (total, np.sum(kept))
+
+
+def _sum_nll(scores, labels, axis, ignore):
+    kept, count = _kept(labels, ignore)
+    if kept is None:
+        return -ops.sum(label_logp(scores, labels, axis)), count
+    each = label_logp(scores, ops.where(kept, labels, 0), axis)
+    return ops.sum(ops.where(kept, -each, 0)), count
+
+
+def _mean_nll(scores, labels, axis, ignore):
+    total, count = _sum_nll(scores, labels, axis, *(ignore or (None,)))
+    return _over(total, count)
+
+
+def _dmean_nll(dy, y, scores, labels, axis, ignore):
+    kept, count = _kept(labels, *(ignore or (None,)))
+    each = -_over(dy, count)
+    if kept is None:
+        return _dlabel_logp(ops.broadcast_to(each, labels.shape), y, scores, labels, axis)
+    return _dlabel_logp(ops.where(kept, each, 0), y, scores, ops.where(kept, labels, 0), axis)
+
+
+# One node for the loss of every training step: recorded as seven operations it took 5 us of 20.
+mean_nll = compound(
+    "mean_nll", "scores, labels, axis: axis = -1, ignore: ints = ()", public=False, expand=_mean_nll,
+    grad=(_dmean_nll, None),
+    reference=lambda scores, labels, axis=-1, ignore=(): _nll_reference(scores, labels, axis, True, *(ignore or (None,))),
+    samples=(sample((3, 4), _draw_labels(3, classes=4)), sample((3, 4), _draw_labels(4, classes=3), axis=0),
+             sample((4, 3), lambda rng: np.array([2, -1, 0, -1]), ignore=(-1,))),
+    doc="The mean of -logp(scores) at the labels, over the instances whose label is not to be ignored.")
 
 
 _SCORED = (sample((3, 4), _draw_labels(3, classes=4)), sample((3, 4), _draw_labels(4, classes=3), axis=0),
@@ -142,11 +175,9 @@ def nll(scores, labels, axis=-1, average=True, ignore=-1):
     0.41
     """
     labels, axis = _instances("nll", scores, labels, axis)
-    kept, count = _kept(labels, ignore)
-    if kept is None:
-        return _total(-label_logp(scores, labels, axis), average, count)
-    each = label_logp(scores, ops.where(kept, labels, 0), axis)
-    return _total(ops.where(kept, -each, 0), average, count)
+    if average:
+        return mean_nll(scores, labels, axis, () if ignore is None else (ignore,))
+    return _sum_nll(scores, labels, axis, ignore)
 
 
 def _accuracy_reference(scores, labels, axis=-1, average=True, ignore=-1):
