@@ -41,4 +41,7 @@ struct Graph {
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
+// Only the nodes that the outputs need, renumbered; inputs and scalars stay.
+Graph prune(const Graph&);
+
 }  // namespace knet

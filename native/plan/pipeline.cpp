@@ -11,8 +11,8 @@ std::unique_ptr<Program> plan(Graph graph, Device& device, Stages* told) {
   graph = simplify(std::move(graph));
   if (told) told->simplified = graph.text();
 
-  graph = batch(std::move(graph));
-  if (told) told->batched = graph.text();
+  graph = batch(std::move(graph), told ? &told->batched : nullptr);
+  if (told) told->batched += graph.text();
 
   Schedule schedule = fuse(std::move(graph), device);
   if (told) told->fused = schedule.text();

@@ -9,8 +9,8 @@ namespace knet {
 Graph differentiate(Graph);
 // Expands compound operations, removes what is not needed, not new or the identity, and folds what can be folded.
 Graph simplify(Graph);
-// Joins independent operations of one signature. (Now: the identity.)
-Graph batch(Graph);
+// Joins independent operations of one signature into one. `told`: what was joined, in words.
+Graph batch(Graph, std::string* told = nullptr);
 // Schedule fuse(Graph, Device&), Placement place(const Schedule&), Program::build: see program.h.
 
 // The text of every stage, for `explain`.

@@ -1,7 +1,6 @@
 // simplify: what is not needed goes, what is computed twice is computed once, what does nothing disappears.
 //
-// Every rewrite keeps the bits of the result (x*1, x/1, --x, casts to the same type, moves that do not move), but for one:
-// c + a@b becomes one product that adds into c, which rounds the sum inside the product's last addition.
+// Every rewrite keeps the bits of the result (x*1, x/1, --x, casts to the same type, moves that do not move).
 #include <algorithm>
 #include <bit>
 #include "plan/pipeline.h"
@@ -176,34 +175,8 @@ class Rewriter {
   }
 };
 
-// c + a@b, where nobody else reads the product: one product that adds into c.
-void accumulate_products(Graph& g) {
-  std::vector<uint32_t> uses(g.values.size());
-  for (const auto& n : g.nodes)
-    for (uint32_t v : g.in(n)) ++uses[v];
-  for (uint32_t v : g.outputs) uses[v] += 2;
-  for (size_t i = 0; i < g.nodes.size(); ++i) {
-    auto& n = g.nodes[i];
-    if (n.op != Op::add) continue;
-    uint32_t a = g.in(n)[0], b = g.in(n)[1];
-    for (int side = 0; side < 2; ++side, std::swap(a, b)) {
-      const auto& product = g.made(b);
-      if (product.op != Op::matmul || product.n_in != 2 || uses[b] != 1 || !is_float(g.values[b].dtype)) continue;
-      if (!(g.values[a].shape == g.values[b].shape) || g.made(a).op == Op::broadcast_to) continue;
-      // The addend must be something that a product may write over; a view or an input would have to be copied first.
-      Kind k = info(g.made(a).op).kind;
-      if (k == Kind::Movement || k == Kind::Meta || uses[a] != 1) continue;
-      uint32_t in[] = {g.in(product)[0], g.in(product)[1], a};
-      n.op = Op::matmul;
-      n.in_at = uint32_t(g.ins.size());
-      n.n_in = 3;
-      g.ins.insert(g.ins.end(), in, in + 3);
-      break;
-    }
-  }
-}
+}  // namespace
 
-// Only what is needed, renumbered.
 Graph prune(const Graph& g) {
   auto live = live_nodes(g, {});
   Graph out;
@@ -221,8 +194,6 @@ Graph prune(const Graph& g) {
   for (uint32_t v : g.outputs) out.outputs.push_back(map[v]);
   return out;
 }
-
-}  // namespace
 
 Graph simplify(Graph g) {
   // What has run already is read, not made again.
@@ -279,8 +250,6 @@ Graph simplify(Graph g) {
   for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
   for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
   for (uint32_t v : g.outputs) out.outputs.push_back(mapped(v));
-  out = prune(out);
-  accumulate_products(out);
   return prune(out);
 }
 
