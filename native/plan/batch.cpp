@@ -105,6 +105,7 @@ class Batcher {
   std::unordered_map<uint32_t, std::vector<Term>> sums_;  // root of a sum -> what it adds up
   std::unordered_map<uint32_t, Values> scatters_;         // last of a chain of scatters -> the chain, first to last
   std::vector<bool> absorbed_;      // node: computed as part of a sum
+  Values summed_in_;                // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
   std::unordered_map<int64_t, uint32_t> numbers_;
   std::unordered_map<uint32_t, std::vector<std::pair<Values, uint32_t>>> lifted_;
   static constexpr uint32_t kLeft = 1u << 31;
@@ -133,12 +134,10 @@ class Batcher {
       missing_[i] = uint32_t(in.size());
       for (uint32_t j = 0; j < in.size(); ++j) uses_[at[in[j]]++] = {i, j};
     }
-    height_.assign(n_nodes, 0);
-    for (size_t i = n_nodes; i-- > 0;)
-      for (uint32_t v : g_.in(g_.nodes[i])) height_[g_.maker[v]] = std::max(height_[g_.maker[v]], height_[i] + 1);
     available_.assign(n_nodes, false);
     done_.assign(n_nodes, false);
     absorbed_.assign(n_nodes, false);
+    summed_in_.assign(n_values, kNone);
     for (const auto& n : g_.nodes)
       if (is_plain_product(g_, n)) {
         ++shared_[g_.in(n)[1]];
@@ -146,6 +145,11 @@ class Batcher {
       }
     find_sums();
     find_scatters();
+    // A chain of additions is one step.
+    height_.assign(n_nodes, 0);
+    for (size_t i = n_nodes; i-- > 0;)
+      for (uint32_t v : g_.in(g_.nodes[i]))
+        height_[g_.maker[v]] = std::max(height_[g_.maker[v]], height_[i] + !absorbed_[i]);
     out_.values.reserve(n_values);
     out_.nodes.reserve(n_nodes);
   }
@@ -184,6 +188,7 @@ class Batcher {
         if (t.what == Term::Product && products < kManyProducts) t.what = Term::Other;
         if (t.what == Term::Columns && columns < kManyProducts) t.what = Term::Other;
         if (t.what != Term::Other) absorbed_[g_.maker[t.value]] = true;
+        if (t.what == Term::Product) summed_in_[right(t.value)] = i;
       }
       for (uint32_t k : inner) absorbed_[k] = true;
       sums_[i] = std::move(terms);
@@ -275,6 +280,7 @@ class Batcher {
       if (left) return mix(mix(mix(h, a), spec(b)), 2) | 1;
       return 0;
     }
+    if (n.op == Op::gather && gathers_rows(n)) return mix(mix(h, g_.in(n)[0]), spec(g_.in(n)[1])) | 1;
     // Elementwise on small members of stacks.
     if (info(n.op).kind != Kind::Elementwise || !small(n.out) || n.op == Op::cast) return 0;
     bool member = false;
@@ -453,13 +459,9 @@ class Batcher {
     for (const auto& [known, c] : lifted_[vs[0]])
       if (known == vs) return c;
     uint32_t c = kNone;
-    if (depth < kLiftDepth && small(vs[0])) {
-      Values makers;
-      for (uint32_t v : vs) makers.push_back(g_.maker[v]);
-      const bool fresh = std::ranges::none_of(makers, [&](uint32_t i) {
-        return done_[i] || is_given(g_.nodes[i].out) || absorbed_[i] || sums_.contains(i) || scatters_.contains(i);
-      });
-      if (fresh && alike(makers)) c = together(makers, depth + 1);
+    if (depth < kLiftDepth) {
+      const Values makers = fresh_makers(vs);
+      if (!makers.empty()) c = together(makers, depth + 1);
     }
     if (c == kNone) {
       c = stacked(vs);
@@ -469,6 +471,19 @@ class Batcher {
     }
     lifted_[vs[0]].emplace_back(vs, c);
     return c;
+  }
+
+  // The nodes that make these, if they are alike, wait for somebody to ask for them, and cost nothing to batch: small, or
+  // elementwise.
+  Values fresh_makers(const Values& vs) const {
+    Values makers;
+    if (!small(vs[0]) && info(g_.made(vs[0]).op).kind != Kind::Elementwise) return {};
+    for (uint32_t v : vs) {
+      const uint32_t i = g_.maker[v];
+      if (done_[i] || is_given(v) || absorbed_[i] || sums_.contains(i) || scatters_.contains(i)) return {};
+      makers.push_back(i);
+    }
+    return alike(makers) ? makers : Values{};
   }
 
   // Do the nodes differ in nothing but their operands?
@@ -504,7 +519,7 @@ class Batcher {
       }
       default: break;
     }
-    if (spec(n.out).shape.rank >= kMaxRank - 1 || same[0]) return n.op == Op::gather && same[0] && scatter_like(n);
+    if (spec(n.out).shape.rank >= kMaxRank - 1 || same[0]) return n.op == Op::gather && same[0] && gathers_rows(n);
     switch (n.op) {
       case Op::sum: case Op::prod: case Op::max: case Op::min: case Op::any: case Op::all:
       case Op::reshape: case Op::transpose: case Op::broadcast_to:
@@ -513,7 +528,7 @@ class Batcher {
       default: return false;
     }
   }
-  bool scatter_like(const Graph::Node& n) const {
+  bool gathers_rows(const Graph::Node& n) const {
     return n.n_in == 2 && g_.attr(n)[0] == 1 && g_.attr(n)[1] == 0 && g_.attr(n)[2] == 0 &&
            spec(g_.in(n)[1]).shape.rank == 1;
   }
@@ -606,6 +621,7 @@ class Batcher {
   void fire(Values nodes) {
     std::ranges::sort(nodes);
     if (nodes.size() > 1 && alike(nodes) && worthwhile(nodes)) {
+      for (size_t j = 0; j < g_.nodes[nodes[0]].n_in; ++j) stack_for_sum(operands(nodes, j));
       by_seat(nodes);
       if (run_together(nodes)) {
         extend(nodes);
@@ -630,6 +646,23 @@ class Batcher {
     }
     const Shape &a = spec(g_.in(n)[0]).shape, &y = spec(n.out).shape;
     return a[0] * a[1] * y[1] <= kLargeProduct;
+  }
+
+  // Values that are about to be stacked, and will be wanted as a stack, together with others, by a sum of products: that
+  // stack is made now.
+  void stack_for_sum(const Values& vs) {
+    const uint32_t sum = summed_in_[vs[0]];
+    if (sum == kNone || all_same(vs)) return;
+    if (!std::ranges::all_of(vs, [&](uint32_t v) { return summed_in_[v] == sum && seat_[v].stack == kNone; })) return;
+    Values list;
+    for (const Term& t : sums_[sum])
+      if (t.what == Term::Product && spec(t.value).shape == spec(sums_[sum][0].value).shape) list.push_back(t.value);
+    in_sum_order(list);
+    Values all;
+    for (uint32_t v : list) all.push_back(right(v));
+    for (uint32_t v : all)
+      if (!(spec(v).shape == spec(vs[0]).shape) || !available_[g_.maker[v]] || seat_[v].stack != kNone) return;
+    stacked(all);
   }
 
   // In the order in which their operands lie in a stack already.
@@ -720,7 +753,7 @@ class Batcher {
   }
 
   // Could these be an operand of a group?
-  bool at_hand(const Values& vs, bool same) const {
+  bool at_hand(const Values& vs, bool same, int depth = 0) const {
     auto there = [&](uint32_t v) { return available_[g_.maker[v]]; };
     if (same) return there(vs[0]);
     if (auto c = claimed_.find(g_.maker[vs[0]]); c != claimed_.end()) {
@@ -731,12 +764,20 @@ class Batcher {
       return true;
     }
     if (!std::ranges::all_of(vs, there)) return false;
-    return in_order(vs) || small(vs[0]);
+    if (in_order(vs) || small(vs[0])) return true;
+    const Values makers = depth < kLiftDepth ? fresh_makers(vs) : Values{};
+    if (makers.empty()) return false;
+    for (size_t j = 0; j < g_.nodes[makers[0]].n_in; ++j) {
+      const Values in = operands(makers, j);
+      if (!at_hand(in, all_same(in), depth + 1)) return false;
+    }
+    return true;
   }
 
   bool wanted(size_t s) const {
     const Follower& f = followers_[s];
-    if (small(g_.nodes[f.nodes[0]].out)) return true;
+    const auto& n = g_.nodes[f.nodes[0]];
+    if (small(n.out) || info(n.op).kind == Kind::Contraction || info(n.op).kind == Kind::Index) return true;
     for (uint32_t i : f.nodes) {
       if (result_[g_.nodes[i].out]) return false;
       for (Use u : uses(g_.nodes[i].out)) {
@@ -798,49 +839,84 @@ class Batcher {
     return out_.add(n.op, in, g_.attr(n), {&g_.values[n.out], 1}, n.line);
   }
 
-  // The matrix whose transpose this is, if it is one (or a column, which is the transpose of a row).
+  // The matrix whose transpose this is, if it is one.
   uint32_t turned(uint32_t v) const {
     const auto& n = g_.made(v);
     return n.op == Op::transpose && spec(v).shape.rank == 2 && g_.attr(n)[1] == 1 ? g_.in(n)[0] : kNone;
   }
 
+  uint32_t right(uint32_t product) const { return g_.in(g_.made(product))[1]; }
+  // The left matrix, or what it is the transpose of.
+  uint32_t left(uint32_t product) const {
+    const uint32_t a = g_.in(g_.made(product))[0];
+    return turned(a) == kNone ? a : turned(a);
+  }
+
+  // Products that are added up, in the order of a stack that is there already; else as their left matrices were computed.
+  void in_sum_order(Values& list) const {
+    auto lies = [&](auto of) {
+      const uint32_t s = seat_[of(list[0])].stack;
+      return s != kNone && std::ranges::all_of(list, [&](uint32_t v) { return seat_[of(v)].stack == s; });
+    };
+    auto l = [&](uint32_t v) { return left(v); };
+    auto r = [&](uint32_t v) { return right(v); };
+    if (lies(l)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[left(v)].at; });
+    else if (lies(r)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[right(v)].at; });
+    else std::ranges::stable_sort(list, {}, l);
+  }
+
   template <class Plus>
   void sum_products(Values list, Plus plus) {
-    auto a_of = [&](uint32_t v) { return g_.in(g_.made(v))[0]; };
-    auto b_of = [&](uint32_t v) { return g_.in(g_.made(v))[1]; };
-    const bool all_turned = std::ranges::all_of(list, [&](uint32_t v) { return turned(a_of(v)) != kNone; });
-    auto left = [&](uint32_t v) { return all_turned ? turned(a_of(v)) : a_of(v); };
-    const Shape a = spec(a_of(list[0])).shape, y = spec(list[0]).shape;
-    const bool column = a[1] == 1, row_stacks = all_turned || column;
-    if (list.size() >= kManyProducts) {
-      // In the order of a stack that is there already; else as they were computed.
-      auto lies = [&](auto of) {
-        const uint32_t s = seat_[of(list[0])].stack;
-        return s != kNone && std::ranges::all_of(list, [&](uint32_t v) { return seat_[of(v)].stack == s; });
-      };
-      if (row_stacks && lies(left)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[left(v)].at; });
-      else if (lies(b_of)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[b_of(v)].at; });
-      else std::ranges::stable_sort(list, {}, [&](uint32_t v) { return left(v); });
+    // Rows that are added up lie one under the other: of a^T that is a; a column is the transpose of a row.
+    const bool rows_add = std::ranges::all_of(list, [&](uint32_t v) {
+      const uint32_t a = g_.in(g_.made(v))[0];
+      return turned(a) != kNone || spec(a).shape[1] == 1;
+    });
+    if (list.size() >= kManyProducts && rows_add) {
+      in_sum_order(list);
       Values as, bs;
-      for (uint32_t v : list) as.push_back(left(v)), bs.push_back(b_of(v));
-      // What must be copied together, against what the partial sums would read and write.
-      int64_t copied = 0;
-      for (const Values* vs : {&as, &bs})
-        if (!in_order(*vs))
-          for (uint32_t v : *vs)
-            if (seat_[v].stack != kNone || is_given(v)) copied += spec(v).bytes();
-      const int64_t saved = int64_t(list.size()) * 2 * spec(list[0]).bytes();
-      if (row_stacks && !all_same(as) && !all_same(bs) && copied <= saved) {
-        const int32_t line = g_.made(list[0]).line;
-        const int64_t k = int64_t(list.size()) * a[1];
-        const uint32_t s = transpose(reshape(stacked(as), Shape{k, a[0]}, line), line);
-        const uint32_t t = reshape(stacked(bs), Shape{k, y[1]}, line);
-        const uint32_t in[] = {s, t};
-        tell_sum(list.size(), "products", y);
-        return plus(out_.add(Op::matmul, in, {}, {&g_.values[list[0]], 1}, line));
+      for (uint32_t v : list) as.push_back(left(v)), bs.push_back(right(v));
+      // Runs that lie in stacks on both sides need no copies; a few of them are as good as one.
+      Values runs{0};
+      for (uint32_t t = 1; t < list.size(); ++t)
+        if (!follows(as, t) || !follows(bs, t)) runs.push_back(t);
+      if (runs.size() > 1 + list.size() / 8) runs.resize(1);
+      runs.push_back(uint32_t(list.size()));
+      for (size_t r = 0; r + 1 < runs.size(); ++r) {
+        const uint32_t from = runs[r], to = runs[r + 1];
+        auto part = [&](const Values& vs) { return Values(vs.begin() + from, vs.begin() + to); };
+        if (long_product(part(as), part(bs), list[from], plus)) continue;
+        for (uint32_t t = from; t < to; ++t) plus(alone(list[t]));
       }
+      return;
     }
     for (uint32_t v : list) plus(alone(v));
+  }
+
+  bool follows(const Values& vs, uint32_t t) const {
+    const Seat a = seat_[vs[t - 1]], b = seat_[vs[t]];
+    return a.stack == b.stack && (a.stack == kNone || b.at == a.at + 1);
+  }
+
+  // The sum over t of as[t]^T @ bs[t] as one product, if what must be copied for it is less than what the partial sums would
+  // read and write.
+  template <class Plus>
+  bool long_product(const Values& as, const Values& bs, uint32_t like, Plus plus) {
+    int64_t copied = 0;
+    for (const Values* vs : {&as, &bs})
+      if (!in_order(*vs))
+        for (uint32_t v : *vs)
+          if (seat_[v].stack != kNone || is_given(v)) copied += spec(v).bytes();
+    if (as.size() < kManyProducts || copied > int64_t(as.size()) * 2 * spec(like).bytes()) return false;
+    if (all_same(as) || all_same(bs)) return false;
+    const int32_t line = g_.made(like).line;
+    const Shape y = spec(like).shape;
+    const uint32_t a = stacked(as), b = stacked(bs);
+    const int64_t k = out_.values[a].shape.size() / y[0];
+    const uint32_t in[] = {transpose(reshape(a, Shape{k, y[0]}, line), line), reshape(b, Shape{k, y[1]}, line)};
+    tell_sum(as.size(), "products", y);
+    plus(out_.add(Op::matmul, in, {}, {&g_.values[like], 1}, line));
+    return true;
   }
 
   template <class Plus>
@@ -881,8 +957,13 @@ class Batcher {
   }
 
   void emit_scatters(uint32_t i) {
-    const Values chain = std::move(scatters_[i]);
+    Values chain = std::move(scatters_[i]);
     const auto& n = g_.nodes[i];
+    const uint32_t base = value(g_.in(g_.nodes[chain[0]])[0]);
+    std::ranges::stable_sort(chain, {}, [&](uint32_t k) {
+      const Seat seat = seat_[g_.in(g_.nodes[k])[1]];
+      return std::pair(seat.stack, seat.at);
+    });
     Values vs, at;
     for (uint32_t k : chain) {
       vs.push_back(g_.in(g_.nodes[k])[1]);
@@ -891,7 +972,6 @@ class Batcher {
     const Shape each = spec(vs[0]).shape;
     Shape flat = each;
     flat[0] *= int64_t(chain.size());
-    const uint32_t base = value(g_.in(g_.nodes[chain[0]])[0]);
     const uint32_t rows_in = reshape(stacked(vs), flat, n.line);
     const uint32_t index = reshape(stacked(at), Shape{flat[0]}, n.line);
     const uint32_t in[] = {base, rows_in, index};

@@ -31,6 +31,8 @@ constexpr uint32_t kNone = ~0u;
 constexpr int kMaxInstrs = 64;
 // Values read by a kernel: about as many streams as a core's prefetchers follow.
 constexpr int kMaxInputs = 32;
+// Parts of a concatenation are written in place from this many bytes on: below, one kernel that copies them all is as good.
+constexpr int64_t kJoinBytes = 64 << 10;
 // Nodes that wait together: three such trees and their reader still fit one kernel.
 constexpr int kMaxWaiting = 16;
 constexpr int kMaxFree = 8;
@@ -73,11 +75,13 @@ struct Value {
   uint32_t uses = 0;
   uint32_t reader = kNone;  // the last tile group that reads all of it
   uint32_t copy = kNone;    // a contiguous copy of this value
+  bool part = false;        // written in place into a concatenation
   uint32_t source = kNone;  // deferred: the value of full size that it is made of
 };
 
 struct Group {
   bool tile = true;
+  bool nothing = false;    // no kernel: a concatenation whose parts are in place
   bool rows_read = false;  // a Row register is read by another instruction
   int8_t split = -1;       // -1: not decided
   uint32_t depth = 0;
@@ -126,6 +130,7 @@ class Fuser {
     emit_all(s);
     s.graph = std::move(g_);
     s.views = std::move(views_);
+    s.joined = std::move(joined_);
     return s;
   }
 
@@ -142,6 +147,7 @@ class Fuser {
   std::vector<uint32_t> tree_;    // nodes about to be placed together
   std::vector<Leaf> leaves_;      // and what they read
   std::vector<uint32_t> targets_, stack_;
+  std::vector<Joined> joined_;
 
   // ------------------------------------------------------------------------------------------ small things
 
@@ -285,18 +291,59 @@ class Fuser {
     return true;
   }
 
+  // The parts of a concatenation along its outermost axis are written where they belong, if most of it is made by kernels
+  // for this purpose; what is not is copied there. True if so.
+  bool join_in_place(uint32_t i) {
+    const Graph::Node n = g_.nodes[i];
+    const Shape s = shape(n.out);
+    const int axis = int(g_.attr(n)[0]);
+    if (g_.values[n.out].bytes() < kJoinBytes) return false;
+    for (int d = 0; d < axis; ++d)
+      if (s[d] != 1) return false;
+    auto fits = [&](uint32_t u) {
+      const uint32_t r = root(u);
+      if (values_[r].part || !is_whole(views_[u], g_) || g_.made(r).op == Op::concatenate) return false;
+      if (std::find(g_.outputs.begin(), g_.outputs.end(), r) != g_.outputs.end()) return false;
+      return values_[r].state == State::Grouped;
+    };
+    uint32_t others = 0;
+    for (uint32_t u : g_.in(n)) {
+      in_memory(u);
+      others += !fits(u);
+    }
+    if (others > 1 + n.n_in / 8) return false;
+    Joined joined{n.out, {}};
+    int64_t offset = 0;
+    for (uint32_t j = 0; j < n.n_in; ++j) {
+      uint32_t u = g_.ins[n.in_at + j];
+      const Spec spec = g_.values[u];
+      if (spec.shape.size() == 0) continue;
+      if (!fits(u)) {  // one that occurs twice does not fit the second time
+        g_.ins[n.in_at + j] = u = add(Op::copy, {&u, 1}, {}, spec, n.line);
+        in_memory(u);
+      }
+      values_[root(u)].part = true;
+      joined.parts.push_back({root(u), offset});
+      offset += spec.bytes();
+    }
+    joined_.push_back(std::move(joined));
+    return true;
+  }
+
   void step(uint32_t i) {
+    const bool in_place = g_.nodes[i].op == Op::concatenate && join_in_place(i);
     const Graph::Node n = g_.nodes[i];
     uint32_t depth = 0;
     for (uint32_t j = 0; j < n.n_in; ++j) {
       uint32_t u = g_.ins[n.in_at + j];
-      if (n.op != Op::copy && !views_[u].layout.is_contiguous() && !device_.accepts(n.op, int(j), views_[u].layout))
+      if (n.op != Op::copy && !in_place && !views_[u].layout.is_contiguous() && !device_.accepts(n.op, int(j), views_[u].layout))
         g_.ins[n.in_at + j] = u = copy(u);
       depth = std::max(depth, in_memory(u));
     }
     uint32_t k = new_group(false, depth + 1);
     put_node(groups_[k], i);
     groups_[k].order = i;
+    groups_[k].nothing = in_place;
     for (uint32_t u : g_.in(n)) read(groups_[k], u);
     for (uint32_t o = 0; o < n.n_out; ++o) made(n.out + o, k, Class::Full);
   }
@@ -663,6 +710,7 @@ class Fuser {
     s.kernels.reserve(order.size());
     s.words.reserve(g_.nodes.size() + reads_.size());
     for (uint32_t k : order) {
+      if (groups_[k].nothing) continue;
       Kernel kernel;
       nodes_.clear(), in_.clear(), out_.clear();
       for (uint32_t i = groups_[k].first_node; i != kNone; i = next_node_[i]) nodes_.push_back(i);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "plan/views.h"
 
@@ -25,6 +26,7 @@ struct Piece {
   uint32_t birth = 0, death = 0;  // kernels, both included
   int32_t output = -1, donor = -1;
   int64_t offset = 0;
+  uint32_t whole = kNone;  // the piece of which it is a part, at `offset`
 };
 
 // In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n).
@@ -194,6 +196,19 @@ class Placer {
 
   void pieces() {
     piece_of_.assign(g_.values.size(), kNone);
+    // Concatenations that are written part by part: alive from the first part on.
+    std::vector<std::pair<uint32_t, int64_t>> part_of(s_.joined.empty() ? 0 : g_.values.size(), {kNone, 0});
+    for (const Joined& j : s_.joined) {
+      Piece p;
+      p.bytes = aligned(g_.values[j.whole].bytes());
+      p.birth = kNone;
+      p.death = last_[j.whole] == kNone ? 0 : last_[j.whole];
+      p.output = output_[j.whole];
+      piece_of_[j.whole] = uint32_t(pieces_.size());
+      for (const Joined::Part& part : j.parts) part_of[part.value] = {uint32_t(pieces_.size()), part.offset};
+      pieces_.push_back(p);
+      taken_by_.push_back(kNone);
+    }
     std::vector<int32_t> input_of(g_.values.size(), -1);
     for (size_t i = 0; i < g_.inputs.size(); ++i) input_of[g_.inputs[i]] = int32_t(i);
     for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
@@ -208,6 +223,8 @@ class Placer {
           const uint32_t r = root(in[i]);
           if (last_[r] != k || output_[r] >= 0) continue;
           const bool made = piece_of_[r] != kNone;
+          // A part stays what it is as long as the whole is needed.
+          if (made && (pieces_[piece_of_[r]].whole != kNone || taken_by_[piece_of_[r]] == kNone)) continue;
           // Another result of this kernel may have taken it already.
           if (made ? taken_by_[piece_of_[r]] == k : donor >= 0 || input_of[r] < 0) continue;
           if (!may_take(kernel, o, i)) continue;
@@ -230,8 +247,14 @@ class Placer {
         p.death = std::max(p.death, last_[v]);
         if (output_[v] >= 0) p.output = output_[v];
         taken_by_[taken] = k;
+        if (!part_of.empty() && part_of[v].first != kNone) std::tie(p.whole, p.offset) = part_of[v];
       }
     }
+    for (const Piece& p : pieces_)
+      if (p.whole != kNone) {
+        pieces_[p.whole].birth = std::min(pieces_[p.whole].birth, p.birth);
+        pieces_[p.whole].death = std::max(pieces_[p.whole].death, p.death);
+      }
   }
 
   void pack() {
@@ -247,7 +270,7 @@ class Placer {
       }
     std::vector<uint32_t> in_arena;
     for (uint32_t i = 0; i < pieces_.size(); ++i)
-      if (pieces_[i].output < 0 && pieces_[i].bytes > 0) in_arena.push_back(i);
+      if (pieces_[i].output < 0 && pieces_[i].bytes > 0 && pieces_[i].whole == kNone) in_arena.push_back(i);
     std::sort(in_arena.begin(), in_arena.end(), [&](uint32_t a, uint32_t b) {
       const Piece &p = pieces_[a], &q = pieces_[b];
       return p.birth != q.birth ? p.birth < q.birth : p.bytes != q.bytes ? p.bytes > q.bytes : a < b;
@@ -287,8 +310,10 @@ class Placer {
         continue;
       }
       const Piece& p = pieces_[piece_of_[v]];
-      if (p.output >= 0) out_.places[v] = {Place::Output, uint32_t(p.output), 0, p.donor};
-      else out_.places[v] = {Place::Arena, 0, frame_ + p.offset, -1};
+      const Piece& whole = p.whole == kNone ? p : pieces_[p.whole];
+      const int64_t from = p.whole == kNone ? 0 : p.offset;
+      if (whole.output >= 0) out_.places[v] = {Place::Output, uint32_t(whole.output), from, whole.donor};
+      else out_.places[v] = {Place::Arena, 0, frame_ + whole.offset + from, -1};
     }
   }
 };

@@ -25,11 +25,18 @@ struct Kernel {
   std::shared_ptr<const TileProgram> tile;
   std::shared_ptr<const Step> step;   // made by the device; shared with the program
 };
+// A concatenation that no kernel copies: its parts are written where they belong.
+struct Joined {
+  uint32_t whole;
+  struct Part { uint32_t value; int64_t offset; };  // bytes from its beginning
+  std::vector<Part> parts;
+};
 struct Schedule {
   Graph graph;
   std::vector<View> views;            // per value; views[v].root == v for a value with memory of its own
   std::vector<Kernel> kernels;        // in order of execution
   std::vector<uint32_t> words;        // what kernels are made of, see Kernel::at
+  std::vector<Joined> joined;
   std::span<const uint32_t> nodes(const Kernel& k) const { return {words.data() + k.at, k.n_nodes}; }
   std::span<const uint32_t> in(const Kernel& k) const { return {words.data() + k.at + k.n_nodes, k.n_in}; }
   std::span<const uint32_t> out(const Kernel& k) const { return {words.data() + k.at + k.n_nodes + k.n_in, k.n_out}; }
