@@ -19,6 +19,7 @@
 
 #include "plan/pipeline.h"
 #include "plan/products.h"
+#include "plan/slices.h"
 
 namespace knet {
 
@@ -983,7 +984,8 @@ class Batcher {
 }  // namespace
 
 Graph batch(Graph g, std::string* told) {
-  g = split_products(std::move(g));
+  g = push_slices(split_products(std::move(g)));
+  join_slices(g);
   // Most plans have no matrix in more than one product.
   std::unordered_map<uint32_t, uint32_t> count;
   bool any = false;

@@ -291,27 +291,29 @@ class Fuser {
     return true;
   }
 
-  // The parts of a concatenation along its outermost axis are written where they belong, if most of it is made by kernels
-  // for this purpose; what is not is copied there. True if so.
+  // The parts of a concatenation are written where they belong, if most of it is made by kernels for this purpose. Along the
+  // outermost axis any kernel can write a part, and what is left is copied there; along others, where parts are strided, only
+  // elementwise kernels of which nobody else reads the result. True if so.
   bool join_in_place(uint32_t i) {
     const Graph::Node n = g_.nodes[i];
-    const Shape s = shape(n.out);
+    const Layout whole = views_[n.out].layout;
     const int axis = int(g_.attr(n)[0]);
     if (g_.values[n.out].bytes() < kJoinBytes) return false;
-    for (int d = 0; d < axis; ++d)
-      if (s[d] != 1) return false;
+    bool strided = false;
+    for (int d = 0; d < axis; ++d) strided |= whole.shape[d] != 1;
     auto fits = [&](uint32_t u) {
       const uint32_t r = root(u);
-      if (values_[r].part || !is_whole(views_[u], g_) || g_.made(r).op == Op::concatenate) return false;
+      const Value& x = values_[r];
+      if (x.part || x.state != State::Grouped || !is_whole(views_[u], g_)) return false;
       if (std::find(g_.outputs.begin(), g_.outputs.end(), r) != g_.outputs.end()) return false;
-      return values_[r].state == State::Grouped;
+      return !strided || (u == r && x.uses == 1 && x.cls == Class::Full && groups_[find(x.group)].tile);
     };
     uint32_t others = 0;
     for (uint32_t u : g_.in(n)) {
       in_memory(u);
       others += !fits(u);
     }
-    if (others > 1 + n.n_in / 8) return false;
+    if (others > (strided ? 0 : 1 + n.n_in / 8)) return false;
     Joined joined{n.out, {}};
     int64_t offset = 0;
     for (uint32_t j = 0; j < n.n_in; ++j) {
@@ -322,9 +324,11 @@ class Fuser {
         g_.ins[n.in_at + j] = u = add(Op::copy, {&u, 1}, {}, spec, n.line);
         in_memory(u);
       }
-      values_[root(u)].part = true;
-      joined.parts.push_back({root(u), offset});
-      offset += spec.bytes();
+      const uint32_t r = root(u);
+      values_[r].part = true;
+      if (strided) std::copy(whole.stride, whole.stride + whole.shape.rank, views_[r].layout.stride);
+      joined.parts.push_back({r, offset});
+      offset += spec.shape[axis] * whole.stride[axis] * int64_t(itemsize(spec.dtype));
     }
     joined_.push_back(std::move(joined));
     return true;
@@ -868,6 +872,7 @@ class Fuser {
       o.dtype = g_.values[n.out].dtype;
       o.reduce = n.op;
       bool reduced = info(n.op).kind == Kind::Reduce && !(x.cls == Class::Row && e.split >= 0);
+      if (!reduced) operand_strides(views_[n.out].layout, shape(n.out), o.stride);
       if (reduced)
         o.what = classify(n).what == Reduction::Columns ? TileProgram::Output::ReduceCols
                                                          : TileProgram::Output::ReduceAll;
@@ -887,6 +892,11 @@ class Fuser {
   static void collapse(TileProgram& p, const Emit& e) {
     const int split = std::max(e.split, 0);
     int w = -1, rows = 0;
+    // Does it store one element per point?
+    auto whole = [&](const TileProgram::Output& o) {
+      return o.what == TileProgram::Output::Store &&
+             (o.reg < p.inputs.size() ? p.inputs[o.reg].cls : p.instrs[o.reg - p.inputs.size()].cls) == Reg::Full;
+    };
     p.dims.rank = 0;
     for (int i = 0; i < e.space.rank; ++i) {
       const int64_t d = e.space[i];
@@ -896,6 +906,7 @@ class Fuser {
         if (in.cls == Reg::Scalar || (in.cls == Reg::Row && i >= split)) continue;
         joins = in.stride[w] == in.stride[i] * d;
       }
+      for (const auto& o : p.outputs) joins = joins && (!whole(o) || o.stride[w] == o.stride[i] * d);
       if (!joins) {
         ++w;
         p.dims.dim[w] = 1;
@@ -903,18 +914,16 @@ class Fuser {
       }
       p.dims.dim[w] *= d;
       for (auto& in : p.inputs) in.stride[w] = in.stride[i];
+      for (auto& o : p.outputs) o.stride[w] = o.stride[i];
     }
     p.dims.rank = w + 1;
     p.split = rows;
     if (w < 0) p.dims = Shape{1};
-    auto register_class = [&](uint16_t r) {
-      return r < p.inputs.size() ? p.inputs[r].cls : p.instrs[r - p.inputs.size()].cls;
-    };
     for (auto& o : p.outputs) {
-      std::fill(o.stride, o.stride + kMaxRank, 0);
-      if (o.what != TileProgram::Output::Store) continue;
+      std::fill(o.stride + (whole(o) ? p.dims.rank : 0), o.stride + kMaxRank, 0);
+      if (o.what != TileProgram::Output::Store || whole(o)) continue;
       int64_t s = 1;
-      for (int i = register_class(o.reg) == Reg::Full ? p.dims.rank : p.split; i-- > 0; s *= p.dims[i]) o.stride[i] = s;
+      for (int i = p.split; i-- > 0; s *= p.dims[i]) o.stride[i] = s;
     }
   }
 };

@@ -196,7 +196,7 @@ class Placer {
 
   void pieces() {
     piece_of_.assign(g_.values.size(), kNone);
-    // Concatenations that are written part by part: alive from the first part on.
+    // Concatenations that are written part by part: alive from the first part on. A part may be one as well.
     std::vector<std::pair<uint32_t, int64_t>> part_of(s_.joined.empty() ? 0 : g_.values.size(), {kNone, 0});
     for (const Joined& j : s_.joined) {
       Piece p;
@@ -209,6 +209,7 @@ class Placer {
       pieces_.push_back(p);
       taken_by_.push_back(kNone);
     }
+    for (const Joined& j : s_.joined) std::tie(pieces_[piece_of_[j.whole]].whole, pieces_[piece_of_[j.whole]].offset) = part_of[j.whole];
     std::vector<int32_t> input_of(g_.values.size(), -1);
     for (size_t i = 0; i < g_.inputs.size(); ++i) input_of[g_.inputs[i]] = int32_t(i);
     for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
@@ -251,9 +252,9 @@ class Placer {
       }
     }
     for (const Piece& p : pieces_)
-      if (p.whole != kNone) {
-        pieces_[p.whole].birth = std::min(pieces_[p.whole].birth, p.birth);
-        pieces_[p.whole].death = std::max(pieces_[p.whole].death, p.death);
+      for (uint32_t w = p.whole; w != kNone; w = pieces_[w].whole) {
+        pieces_[w].birth = std::min(pieces_[w].birth, p.birth);
+        pieces_[w].death = std::max(pieces_[w].death, p.death);
       }
   }
 
@@ -309,9 +310,10 @@ class Placer {
           out_.places[v] = {Place::Arena, 0, frame_, -1};
         continue;
       }
-      const Piece& p = pieces_[piece_of_[v]];
-      const Piece& whole = p.whole == kNone ? p : pieces_[p.whole];
-      const int64_t from = p.whole == kNone ? 0 : p.offset;
+      uint32_t p = piece_of_[v];
+      int64_t from = 0;
+      for (; pieces_[p].whole != kNone; p = pieces_[p].whole) from += pieces_[p].offset;
+      const Piece& whole = pieces_[p];
       if (whole.output >= 0) out_.places[v] = {Place::Output, uint32_t(whole.output), from, whole.donor};
       else out_.places[v] = {Place::Arena, 0, frame_ + whole.offset + from, -1};
     }

@@ -109,7 +109,6 @@ uint32_t value_of(Trace&, HostArray&&);
 // A Python integer beside integers of type `common` in an operation that computes in floats: a float from the start,
 // so that it need not fit `common`. False: something else.
 bool as_float_number(Trace&, PyObject*, DType common, uint32_t& v);
-uint32_t index_scalar(Trace&, int64_t);  // an I64 number: slice starts and the like
 
 // Copy of a buffer (NumPy array or scalar, memoryview, array.array); throws Error::Type if its elements are not of our
 // types.

@@ -337,6 +337,7 @@ struct Recorder {
 
   // Inputs and attributes of slice (lengths) and slice_update.
   void slices(bool lengths) {
+    const uint32_t of = in[0];
     int64_t axes[kMaxRank], length[kMaxRank], steps[kMaxRank];
     size_t n = 0;
     for (int i = 0; i < key.n; ++i) {
@@ -345,7 +346,7 @@ struct Recorder {
         axes[n] = item.axis;
         length[n] = item.length;
         steps[n++] = item.step;
-        in[n_in++] = index_scalar(t, item.start);
+        in[n_in++] = t.start(item.start, of);
       }
     }
     ints({axes, n});
@@ -434,7 +435,7 @@ PyObject* get_index(PyObject* x, PyObject* k) {
     Shape one = r.gathered;
     one[r.at] = 1;
     v = r.shaped(v, one);
-    const uint32_t in[2] = {v, index_scalar(t, 0)};
+    const uint32_t in[2] = {v, t.start(0, v)};
     const int64_t attrs[6] = {1, r.at, 1, 0, 1, 1};
     v = t.append(Op::slice, in, attrs);
   }
@@ -448,7 +449,7 @@ PyObject* get_row(PyObject* x, Py_ssize_t i) {
   if (!s.rank) throw Error(Error::Index, "too many indices for array: array is 0-dimensional, but 1 were indexed");
   if (i < 0 || i >= s[0]) out_of_range(i, 0, s[0]);
   Trace& t = Trace::current();
-  const uint32_t in[2] = {t.use(h), index_scalar(t, i)};
+  const uint32_t whole = t.use(h), in[2] = {whole, t.start(i, whole)};
   const int64_t attrs[6] = {1, 0, 1, 1, 1, 1};
   return wrap(t, reshape(t, t.append(Op::slice, in, attrs), Shape(s.dims().subspan(1))));
 }

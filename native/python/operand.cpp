@@ -284,12 +284,6 @@ uint32_t value_of(Trace& t, HostArray&& a) {
   return t.use(h);
 }
 
-uint32_t index_scalar(Trace& t, int64_t i) {
-  Scalar s;
-  s.i = i;
-  return t.scalar(s, DType::I64, true);
-}
-
 // ---- lists
 
 namespace {

@@ -158,6 +158,7 @@ uint32_t Trace::add_leaf(const Spec& s, Located at, Handle* h) {
   uint32_t id = uint32_t(values_.size());
   Value& v = add_value(s, 0);
   v.handle = h;
+  v.given = true;
   v.bound = int32_t(bound_.size());
   bound_.push_back({id, true, std::move(at)});
   return id;
@@ -187,6 +188,16 @@ uint32_t Trace::scalar(Scalar s, DType t, bool weak) {
   Value& v = values_.emplace_back();
   v.spec.dtype = t;
   v.spec.weak = weak;
+  return id;
+}
+
+uint32_t Trace::start(int64_t i, uint32_t x) {
+  if (values_[x].given) return scalar({.i = i}, DType::I64, true);
+  head(Op::constant, 0, 2, 1);
+  words_.push_back(int64_t(DType::I64));
+  words_.push_back(i);
+  const uint32_t id = uint32_t(values_.size());
+  values_.emplace_back().spec.dtype = DType::I64;
   return id;
 }
 
@@ -238,7 +249,8 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
   for (uint32_t v : in) words_.push_back(v);
   words_.insert(words_.end(), attrs.begin(), attrs.end());
   uint32_t first = uint32_t(values_.size());
-  for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0);
+  const bool given = (about.kind == Kind::Movement || about.kind == Kind::Meta) && !in.empty() && values_[in[0]].given;
+  for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0).given = given;
   pending_bytes_ += bytes;
   ++pending_;
   if ((limits().keep_lines || can_fail) && host().line && !capturing_) lines_.emplace_back(first, host().line());

@@ -54,6 +54,9 @@ class Trace {
   // ---- recording; every function returns value numbers of this trace and throws Error before anything is recorded
   uint32_t use(Handle&);                // the value of a handle; a concrete one becomes a leaf, a failed one throws
   uint32_t scalar(Scalar, DType, bool weak);                       // a Python number: data, not structure
+  // Where a slice of x begins: data if x is an array of the user's (a minibatch: a step at other places is the same
+  // program), else structure.
+  uint32_t start(int64_t i, uint32_t x);
   uint32_t append(Op, std::span<const uint32_t> in, std::span<const int64_t> attrs = {});  // first result
   int results(Op, uint32_t first) const;                           // how many results that node has
   // Elementwise with NumPy's promotion: casts are recorded where dtypes differ.
@@ -89,6 +92,7 @@ class Trace {
     Spec spec;
     uint32_t tracked = 0;               // bit d: depends on a parameter of the open grad call of depth d (deepest bit shared)
     int32_t bound = -1;                 // where in bound_: it is a leaf, or has run already
+    bool given = false;                 // a leaf, or a part of one
     Handle* handle = nullptr;           // weak; the handle clears it when it lets go
   };
   struct Bound {

@@ -1,0 +1,211 @@
+"""Batching: independent operations of one signature run as one, and nothing but the rounding changes.
+
+Every program is compared with the same in NumPy (values) and with central differences in float64 (gradients), in sizes at
+which the planner stacks by copying (small) and in place (more than 64 KiB)."""
+import re
+
+import numpy as np
+import pytest
+
+import knet
+from knet import grad, gradloss
+
+
+def joined(f, *args):
+    """What ran as one, from explain: [(count, operation), ...]."""
+    text = knet.explain(f, *args).text("batched")
+    return [(int(n), op) for n, op in re.findall(r"^(\d+) of (\w+) .* run as one$", text, re.M)]
+
+
+def check(loss, w, *args, rtol=1e-5, n=12):
+    """The gradient of loss against central differences along random directions."""
+    d, value = gradloss(loss)(w, *args)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        u = [rng.standard_normal(a.shape) for a in w]
+        h = 1e-5
+        up, down = (float(knet.value(loss([knet.array(np.asarray(a) + s * h * b) for a, b in zip(w, u)], *args)))
+                    for s in (1, -1))
+        exact = sum(float((np.asarray(a) * b).sum()) for a, b in zip(d, u))
+        assert exact == pytest.approx((up - down) / (2 * h), rel=rtol, abs=1e-7)
+    again, same = gradloss(loss)(w, *args)
+    assert float(same) == float(value)
+    for a, b in zip(d, again):
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def weights(rng, *shapes):
+    return [knet.array(0.5 * rng.standard_normal(s) / np.sqrt(s[0])) for s in shapes]
+
+
+def lstm(w, xs, ys, hidden):
+    h = c = knet.zeros((xs[0].shape[0], hidden), dtype="float64")
+    total = 0
+    for x, y in zip(xs, ys):
+        gates = knet.concatenate([x, h], axis=1) @ w[0] + w[1]
+        f, i, o, g = (gates[:, k * hidden:(k + 1) * hidden] for k in range(4))
+        c = knet.sigm(f) * c + knet.sigm(i) * knet.tanh(g)
+        h = knet.sigm(o) * knet.tanh(c)
+        total = total + knet.nll(h @ w[2] + w[3], y)
+    return total / len(xs)
+
+
+def lstm_numpy(w, xs, ys, hidden):
+    def sigm(x):
+        return 1 / (1 + np.exp(-x))
+    h = c = np.zeros((xs[0].shape[0], hidden))
+    total = 0
+    for x, y in zip(xs, ys):
+        f, i, o, g = np.split(np.concatenate([x, h], 1) @ w[0] + w[1], 4, 1)
+        c = sigm(f) * c + sigm(i) * np.tanh(g)
+        h = sigm(o) * np.tanh(c)
+        z = h @ w[2] + w[3]
+        z = z - z.max(1, keepdims=True)
+        total -= np.mean(np.take_along_axis(z - np.log(np.exp(z).sum(1, keepdims=True)), y[:, None], 1))
+    return total / len(xs)
+
+
+@pytest.mark.parametrize("steps, batch, hidden, features", [(3, 2, 3, 2), (9, 4, 5, 3), (12, 24, 40, 16), (10, 7, 64, 70)])
+def test_lstm(steps, batch, hidden, features):
+    rng = np.random.default_rng(steps)
+    w = weights(rng, (features + hidden, 4 * hidden), (4 * hidden,), (hidden, 11), (11,))
+    xs = [rng.standard_normal((batch, features)) for _ in range(steps)]
+    ys = [rng.integers(0, 11, batch) for _ in range(steps)]
+    expected = lstm_numpy([np.asarray(a) for a in w], xs, ys, hidden)
+    kx, ky = [knet.array(x) for x in xs], [knet.array(y) for y in ys]
+    assert float(lstm(w, kx, ky, hidden)) == pytest.approx(expected, rel=1e-12)
+    check(lstm, w, kx, ky, hidden)
+
+
+def test_lstm_is_batched_outside_its_recurrence():
+    rng = np.random.default_rng(0)
+    w = weights(rng, (8 + 16, 64), (64,), (16, 11), (11,))
+    xs = [knet.array(rng.standard_normal((4, 8))) for _ in range(20)]
+    ys = [knet.array(rng.integers(0, 11, 4)) for _ in range(20)]
+    done = joined(grad(lstm), w, xs, ys, 16)
+    assert (20, "matmul") in done and (20, "exp") in done  # x @ w[:n] of all steps; the softmax of all steps
+    text = knet.explain(grad(lstm), w, xs, ys, 16).text("batched")
+    assert "20 products (8, 64) added up as one" in text and "20 products (16, 11) added up as one" in text
+
+
+@pytest.mark.parametrize("hidden", [4, 96])
+def test_embedding_and_plain_recurrence(hidden):
+    rng = np.random.default_rng(hidden)
+    w = weights(rng, (13, hidden), (hidden, hidden), (hidden, hidden), (hidden,), (hidden, 13))
+    words = [knet.array(rng.integers(0, 13, 9)) for _ in range(14)]
+
+    def loss(w, words):
+        h, total = knet.zeros((9, hidden), dtype="float64"), 0
+        for x, y in zip(words, words[1:]):
+            h = knet.tanh(w[0][x] @ w[1] + h @ w[2] + w[3])
+            total = total + knet.nll(h @ w[4], y)
+        return total
+
+    check(loss, w, words)
+    assert (13, "gather") in joined(grad(loss), w, words)
+
+
+def random_tree(rng, leaves):
+    if leaves == 1:
+        return int(rng.integers(0, 50))
+    k = int(rng.integers(1, leaves))
+    return random_tree(rng, k), random_tree(rng, leaves - k)
+
+
+def encode(w, t):
+    if isinstance(t, int):
+        return w[0][t]
+    return knet.tanh(w[1] @ encode(w, t[0]) + w[2] @ encode(w, t[1]) + w[3])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_trees(seed):
+    rng = np.random.default_rng(seed)
+    w = weights(rng, (50, 6), (6, 6), (6, 6), (6,))
+    t = random_tree(rng, int(rng.integers(2, 40)))
+    check(lambda w: (encode(w, t) ** 2).sum() + encode(w, t)[0], w)
+
+
+def test_trees_are_batched_by_level():
+    rng = np.random.default_rng(0)
+    w = weights(rng, (50, 8), (8, 8), (8, 8), (8,))
+    t = (((1, 2), (3, 4)), ((5, 6), (7, 8)))
+    done = joined(grad(lambda w: encode(w, t).sum()), w)
+    assert [n for n, op in done if op == "matmul"][:6] == [4, 4, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_one_layer_for_many(rows):
+    """The same layer for values of different origin: leaves, results, views, the same one twice."""
+    rng = np.random.default_rng(rows)
+    w = weights(rng, (64, 64), (64,))
+    xs = [knet.array(rng.standard_normal((rows, 64))) for _ in range(4)]
+
+    def loss(w, xs):
+        parts = [*xs, xs[0] * 2, xs[1][::-1], knet.concatenate(xs)[rows:2 * rows], xs[0]]
+        ys = [knet.relu(x @ w[0] + w[1]) for x in parts]
+        return sum((y * y).sum() * (k + 1) for k, y in enumerate(ys)) + (ys[0] @ w[0]).sum()
+
+    check(loss, w, xs)
+    got = float(loss(w, xs))
+    a, b, x = np.asarray(w[0]), np.asarray(w[1]), [np.asarray(x) for x in xs]
+    ys = [np.maximum(p @ a + b, 0) for p in (*x, x[0] * 2, x[1][::-1], x[1], x[0])]
+    assert got == pytest.approx(sum((y * y).sum() * (k + 1) for k, y in enumerate(ys)) + (ys[0] @ a).sum(), rel=1e-12)
+
+
+def test_results_that_are_kept_and_reused():
+    """Members of a group that are results of the plan, or read again in another shape or transposed."""
+    rng = np.random.default_rng(3)
+    w = knet.array(rng.standard_normal((48, 48)))
+    xs = [knet.array(rng.standard_normal((16, 48))) for _ in range(8)]
+    ys = [x @ w for x in xs]
+    kept, turned = ys[3], ys[5].T
+    stack = knet.stack(ys)
+    total = sum(y.sum() for y in ys)
+    n = [np.asarray(x) @ np.asarray(w) for x in xs]
+    assert np.allclose(np.asarray(kept), n[3], rtol=1e-12)
+    assert np.allclose(np.asarray(turned), n[5].T, rtol=1e-12)
+    assert np.allclose(np.asarray(stack), np.stack(n), rtol=1e-12)
+    assert float(total) == pytest.approx(sum(a.sum() for a in n), rel=1e-9)
+
+
+def test_concatenation_in_place_of_values_read_elsewhere():
+    rng = np.random.default_rng(4)
+    a, b = (rng.standard_normal((200, 100)) for _ in range(2))
+    ka, kb = knet.array(a), knet.array(b)
+    p, q = knet.tanh(ka), knet.exp(kb)
+    along0, along1 = knet.concatenate([p, q, p]), knet.concatenate([p * 2, q + 1, ka], axis=1)
+    again = p + q
+    p2, q2 = np.tanh(a), np.exp(b)
+    assert np.allclose(np.asarray(along0), np.concatenate([p2, q2, p2]), rtol=1e-12)
+    assert np.allclose(np.asarray(along1), np.concatenate([p2 * 2, q2 + 1, a], 1), rtol=1e-12)
+    assert np.allclose(np.asarray(again), p2 + q2, rtol=1e-12)
+    nested = knet.concatenate([knet.concatenate([p * 3, q * 3], axis=1), knet.concatenate([q, p], axis=1)])
+    assert np.allclose(np.asarray(nested), np.block([[p2 * 3, q2 * 3], [q2, p2]]), rtol=1e-12)
+
+
+def test_thread_counts_give_the_same_bits():
+    rng = np.random.default_rng(5)
+    w = [knet.array(a.numpy().astype("float32")) for a in weights(rng, (64 + 64, 256), (256,), (64, 11), (11,))]
+    xs = [knet.array(rng.standard_normal((32, 64)).astype("float32")) for _ in range(16)]
+    ys = [knet.array(rng.integers(0, 11, 32)) for _ in range(16)]
+
+    def loss(w):
+        h = c = knet.zeros((32, 64))
+        total = 0
+        for x, y in zip(xs, ys):
+            gates = knet.concatenate([x, h], axis=1) @ w[0] + w[1]
+            f, i, o, g = (gates[:, k * 64:(k + 1) * 64] for k in range(4))
+            c = knet.sigm(f) * c + knet.sigm(i) * knet.tanh(g)
+            h = knet.sigm(o) * knet.tanh(c)
+            total = total + knet.nll(h @ w[2] + w[3], y)
+        return total
+
+    before, seen = knet.config.threads, []
+    try:
+        for n in (1, 2, 3, 4, 7):
+            knet.config.threads = n
+            seen.append([np.asarray(d).tobytes() for d in grad(loss)(w)])
+    finally:
+        knet.config.threads = before
+    assert all(s == seen[0] for s in seen)
