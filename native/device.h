@@ -83,9 +83,10 @@ class Device {
   virtual ~Device() = default;
   // Can `op` read input `i` in this layout? If not the planner copies it to a contiguous one first.
   virtual bool accepts(Op op, int i, const Layout&) const = 0;
-  virtual std::unique_ptr<Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
-                                     std::span<const int64_t> attrs) = 0;
-  virtual std::unique_ptr<Step> tile(const TileProgram&) = 0;
+  // Steps are shared by all plans that need the same.
+  virtual std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                           std::span<const int64_t> attrs) = 0;
+  virtual std::shared_ptr<const Step> tile(const TileProgram&) = 0;
   // Longest row (in elements of the widest register) for which row reductions are fused (the row must fit the tile).
   virtual int64_t max_row() const = 0;
   virtual void* allocate(size_t bytes) = 0;  // 64-aligned; throws Error::Memory

@@ -1,6 +1,9 @@
 // The CPU as a device: kernels from the registry and the tile interpreter, memory from the pool.
 #include "device.h"
 
+#include <mutex>
+#include <unordered_map>
+
 #include "cpu/registry.h"
 #include "cpu/threads.h"
 #include "cpu/tile.h"
@@ -9,21 +12,85 @@
 namespace knet {
 namespace {
 
+// Steps by what they were made from. Plans have many in common: the kernels of a tree are a dozen, whatever its form.
+class Steps {
+ public:
+  using Key = std::vector<int64_t>;
+
+  template <class Make>
+  std::shared_ptr<const Step> get(Key key, Make make) {
+    uint64_t h = 0x9e3779b97f4a7c15ull;
+    for (int64_t w : key) h = (h ^ uint64_t(w)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
+    {
+      std::lock_guard lock(mutex_);
+      auto [a, b] = known_.equal_range(h);
+      for (; a != b; ++a)
+        if (a->second.first == key) return a->second.second;
+    }
+    std::shared_ptr<const Step> made = make();
+    std::lock_guard lock(mutex_);
+    if (known_.size() >= kMost) known_.clear();  // plans hold on to their own
+    known_.emplace(h, std::pair(std::move(key), made));
+    return made;
+  }
+
+ private:
+  static constexpr size_t kMost = 4096;  // of a few hundred bytes each
+  std::mutex mutex_;
+  std::unordered_multimap<uint64_t, std::pair<Key, std::shared_ptr<const Step>>> known_;
+};
+
+void append(Steps::Key& key, const Layout& l) {
+  key.push_back(int64_t(l.dtype) | int64_t(l.shape.rank) << 8);
+  key.insert(key.end(), l.shape.begin(), l.shape.end());
+  key.insert(key.end(), l.stride, l.stride + l.shape.rank);
+}
+
+Steps::Key key_of(const TileProgram& p) {
+  Steps::Key key{-1, p.dims.rank | int64_t(p.split) << 8 | int64_t(p.inputs.size()) << 16 | int64_t(p.instrs.size()) << 32 |
+                         int64_t(p.outputs.size()) << 48};
+  key.reserve(2 + size_t(p.dims.rank) + p.inputs.size() * size_t(1 + p.dims.rank) + 2 * p.instrs.size() +
+              p.outputs.size() * size_t(1 + p.dims.rank));
+  key.insert(key.end(), p.dims.begin(), p.dims.end());
+  for (const auto& in : p.inputs) {
+    key.push_back(int64_t(in.dtype) | int64_t(in.cls) << 8);
+    if (in.cls != Reg::Scalar) key.insert(key.end(), in.stride, in.stride + (in.cls == Reg::Row ? p.split : p.dims.rank));
+  }
+  for (const auto& i : p.instrs) {
+    key.push_back(int64_t(i.what) | int64_t(i.op) << 8 | int64_t(i.dtype) << 24 | int64_t(i.to) << 32 |
+                  int64_t(i.cls) << 40 | int64_t(i.n_src) << 48);
+    int64_t src = 0;
+    for (int k = 0; k < i.n_src; ++k) src |= int64_t(i.src[k]) << 16 * k;
+    key.push_back(src);
+  }
+  for (const auto& o : p.outputs) {
+    key.push_back(int64_t(o.what) | int64_t(o.reg) << 8 | int64_t(o.dtype) << 24 | int64_t(o.reduce) << 32);
+    if (o.what == TileProgram::Output::Store) key.insert(key.end(), o.stride, o.stride + p.dims.rank);
+  }
+  return key;
+}
+
 class CpuDevice final : public Device {
  public:
   bool accepts(Op op, int i, const Layout& layout) const override {
     cpu::Accepts ask = cpu::entry(op).accepts;
     return layout.is_contiguous() || (ask && ask(op, i, layout));
   }
-  std::unique_ptr<Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
-                             std::span<const int64_t> attrs) override {
+  std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
+                                   std::span<const int64_t> attrs) override {
     cpu::Make make = cpu::entry(op).make;
     if (!make)
       throw Error(Error::Runtime,
                   std::string("[") + info(op).name + "] this build has no cpu kernel for it. Please report it.");
-    return make(op, out, in, attrs);
+    Steps::Key key{int64_t(op) | int64_t(out.size()) << 16 | int64_t(in.size()) << 32};
+    for (const Layout& l : out) append(key, l);
+    for (const Layout& l : in) append(key, l);
+    key.insert(key.end(), attrs.begin(), attrs.end());
+    return steps_.get(std::move(key), [&] { return make(op, out, in, attrs); });
   }
-  std::unique_ptr<Step> tile(const TileProgram& program) override { return cpu::make_tile(program); }
+  std::shared_ptr<const Step> tile(const TileProgram& program) override {
+    return steps_.get(key_of(program), [&] { return cpu::make_tile(program); });
+  }
   int64_t max_row() const override { return cpu::tile_max_row(); }
   void* allocate(size_t bytes) override { return pool_.allocate(bytes); }
   void release(void* p, size_t bytes) override { pool_.release(p, bytes); }
@@ -34,6 +101,7 @@ class CpuDevice final : public Device {
 
  private:
   Pool& pool_ = Pool::host();
+  Steps steps_;
 };
 
 }  // namespace

@@ -737,7 +737,7 @@ class Fuser {
   std::vector<uint32_t> nodes_, in_, out_;  // of the kernel being made
   std::vector<Layout> in_layouts_, out_layouts_;
 
-  std::unique_ptr<Step> emit_step(const Graph::Node& n) {
+  std::shared_ptr<const Step> emit_step(const Graph::Node& n) {
     in_layouts_.clear();
     out_layouts_.clear();
     for (uint32_t u : g_.in(n)) {

@@ -22,6 +22,7 @@ std::unique_ptr<Program> plan(Graph graph, Device& device, Stages* told) {
 
   auto program = Program::build(schedule, placement, device);
   if (told) {
+    told->lines = schedule.lines();
     told->kernels = program->kernels;
     told->arena_bytes = program->arena_bytes;
     told->live_bytes = program->live_bytes;

@@ -16,6 +16,7 @@ Graph batch(Graph, std::string* told = nullptr);
 // The text of every stage, for `explain`.
 struct Stages {
   std::string recorded, differentiated, simplified, batched, fused, placed, program;
+  std::vector<std::string> lines;  // each kernel
   int kernels = 0;
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
 };

@@ -53,16 +53,6 @@ struct Result {
   uint32_t index;  // of the input or of the target
 };
 
-// What text() needs of a kernel.
-struct Words {
-  std::shared_ptr<const TileProgram> tile;
-  uint32_t at, n_in, n_out;  // values, in values_
-  Op op;
-  int32_t line;
-  Spec result;
-  int64_t bytes;  // read and written
-};
-
 // Memory for a call: on the stack if it is little, else one block.
 template <class T, size_t kFew>
 class Block {
@@ -96,16 +86,10 @@ class Flat final : public Program {
     constants(g, p);
     results(s, p);
     calls(s, p);
-    footprint = sizeof(*this) + operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) +
+    footprint = sizeof(*this) + steps_.size() * (sizeof(steps_[0]) + sizeof(lines_[0])) + operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) +
                 calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(Target) +
                 results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
-    for (const Words& w : words_) {
-      footprint += sizeof(Words) + 4 * (w.n_in + w.n_out) + 512;  // 512: a Step, as the device keeps it
-      if (w.tile)
-        footprint += sizeof(TileProgram) + w.tile->inputs.size() * sizeof(TileProgram::Input) +
-                     w.tile->instrs.size() * sizeof(TileProgram::Instr) +
-                     w.tile->outputs.size() * sizeof(TileProgram::Output);
-    }
+    // What the device shares between plans is not counted.
   }
 
   void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
@@ -128,36 +112,6 @@ class Flat final : public Program {
     call_all(base, scalars, took);
     for (size_t j = 0; j < results_.size(); ++j)
       outputs[j] = results_[j].is_input ? inputs[results_[j].index] : made[results_[j].index];
-  }
-
-  std::string text(std::span<const double> took) const override {
-    std::string s = std::to_string(kernels) + (kernels == 1 ? " kernel, arena " : " kernels, arena ") +
-                    human_bytes(arena_bytes) + " (alive at once " + human_bytes(live_bytes) + "), results " +
-                    human_bytes(output_bytes) + "\n";
-    for (size_t k = 0; k < words_.size(); ++k) {
-      const Words& w = words_[k];
-      const std::span<const uint32_t> in(values_.data() + w.at, w.n_in), out(values_.data() + w.at + w.n_in, w.n_out);
-      s += std::to_string(k) + " ";
-      if (w.tile) {
-        s += describe(*w.tile, in, out);
-      } else {
-        s += std::string(info(w.op).name) + " " + name(w.result.dtype) + str(w.result.shape) + ": ";
-        for (size_t i = 0; i < out.size(); ++i) s += (i ? ", v" : "v") + std::to_string(out[i]);
-        s += std::string(" = ") + info(w.op).name + "(";
-        for (size_t i = 0; i < in.size(); ++i) s += (i ? ", v" : "v") + std::to_string(in[i]);
-        s += ")";
-      }
-      s += " | in " + std::to_string(in.size()) + ", out " + std::to_string(out.size()) + ", " + human_bytes(w.bytes);
-      std::string more = steps_[k]->text();
-      if (!more.empty()) s += " | " + more;
-      if (k < took.size()) {
-        char us[32];
-        std::snprintf(us, sizeof us, " | %.1f us", took[k]);
-        s += us;
-      }
-      s += "\n";
-    }
-    return s;
   }
 
  private:
@@ -190,7 +144,7 @@ class Flat final : public Program {
         c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
       }
     } catch (Error& e) {
-      e.at = words_[size_t(c - calls_.data())].line;
+      e.at = lines_[size_t(c - calls_.data())];
       throw;
     }
   }
@@ -207,8 +161,7 @@ class Flat final : public Program {
   std::vector<Result> results_;
   BufferRef constants_;
   std::vector<std::shared_ptr<const Step>> steps_;
-  std::vector<Words> words_;
-  std::vector<uint32_t> values_;
+  std::vector<int32_t> lines_;  // of each call: the recorded operation that it stems from
   std::vector<uint32_t> target_of_;  // while building: result -> target
 
   void constants(const Graph& g, const Placement& p) {
@@ -265,10 +218,9 @@ class Flat final : public Program {
     const Graph& g = s.graph;
     size_t n_operands = 0;
     for (const Kernel& k : s.kernels) n_operands += k.n_in + k.n_out;
-    values_.reserve(n_operands);
     operands_.reserve(n_operands);
     calls_.reserve(s.kernels.size());
-    words_.reserve(s.kernels.size());
+    lines_.reserve(s.kernels.size());
     steps_.reserve(s.kernels.size());
     for (size_t k = 0; k < s.kernels.size(); ++k) {
       const Kernel& kernel = s.kernels[k];
@@ -280,24 +232,14 @@ class Flat final : public Program {
       c.n_in = kernel.n_in;
       c.scratch = p.scratch[k];
       const Graph::Node& first = g.nodes[s.nodes(kernel)[0]];
-      Words w{kernel.tile, uint32_t(values_.size()), kernel.n_in, kernel.n_out,
-              first.op, first.line, g.values[out[0]], 0};
-      values_.insert(values_.end(), in.begin(), in.end());
-      values_.insert(values_.end(), out.begin(), out.end());
-      for (uint32_t v : out) {
-        operand(s, p, v);
-        w.bytes += g.values[v].bytes();
-      }
-      for (uint32_t v : in) {
-        operand(s, p, v);
-        w.bytes += std::min(g.values[v].bytes(), g.values[s.views[v].root].bytes());
-      }
+      for (uint32_t v : out) operand(s, p, v);
+      for (uint32_t v : in) operand(s, p, v);
       most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
       can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort;
       steps_.push_back(kernel.step);
-      words_.push_back(std::move(w));
+      lines_.push_back(first.line);
     }
     expectations();
   }
@@ -324,6 +266,47 @@ class Flat final : public Program {
 
 std::unique_ptr<Program> Program::build(const Schedule& s, const Placement& p, Device&) {
   return std::make_unique<Flat>(s, p);
+}
+
+std::vector<std::string> Schedule::lines() const {
+  std::vector<std::string> list;
+  for (const Kernel& k : kernels) {
+    const Graph::Node& first = graph.nodes[nodes(k)[0]];
+    std::string s;
+    if (k.tile) {
+      s = describe(*k.tile, in(k), out(k));
+    } else {
+      const Spec& result = graph.values[out(k)[0]];
+      s = std::string(info(first.op).name) + " " + name(result.dtype) + str(result.shape) + ": ";
+      for (size_t i = 0; i < k.n_out; ++i) s += (i ? ", v" : "v") + std::to_string(out(k)[i]);
+      s += std::string(" = ") + info(first.op).name + "(";
+      for (size_t i = 0; i < k.n_in; ++i) s += (i ? ", v" : "v") + std::to_string(in(k)[i]);
+      s += ")";
+    }
+    int64_t bytes = 0;  // read and written
+    for (uint32_t v : out(k)) bytes += graph.values[v].bytes();
+    for (uint32_t v : in(k)) bytes += std::min(graph.values[v].bytes(), graph.values[views[v].root].bytes());
+    s += " | in " + std::to_string(k.n_in) + ", out " + std::to_string(k.n_out) + ", " + human_bytes(bytes);
+    if (std::string more = k.step->text(); !more.empty()) s += " | " + more;
+    list.push_back(std::move(s));
+  }
+  return list;
+}
+
+std::string program_text(const Program& p, std::span<const std::string> lines, std::span<const double> took) {
+  std::string s = std::to_string(p.kernels) + (p.kernels == 1 ? " kernel, arena " : " kernels, arena ") +
+                  human_bytes(p.arena_bytes) + " (alive at once " + human_bytes(p.live_bytes) + "), results " +
+                  human_bytes(p.output_bytes) + "\n";
+  for (size_t k = 0; k < lines.size(); ++k) {
+    s += std::to_string(k) + " " + lines[k];
+    if (k < took.size()) {
+      char us[32];
+      std::snprintf(us, sizeof us, " | %.1f us", took[k]);
+      s += us;
+    }
+    s += "\n";
+  }
+  return s;
 }
 
 std::string Schedule::text() const {

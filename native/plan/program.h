@@ -41,6 +41,7 @@ struct Schedule {
   std::span<const uint32_t> in(const Kernel& k) const { return {words.data() + k.at + k.n_nodes, k.n_in}; }
   std::span<const uint32_t> out(const Kernel& k) const { return {words.data() + k.at + k.n_nodes + k.n_in, k.n_out}; }
   std::string text() const;
+  std::vector<std::string> lines() const;  // each kernel in words
 };
 Schedule fuse(Graph, Device&);
 
@@ -71,7 +72,6 @@ class Program {
   // `took`: filled with the microseconds of each kernel. May be called from several threads at once.
   virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
                    std::vector<double>* took = nullptr) const = 0;
-  virtual std::string text(std::span<const double> took = {}) const = 0;
   virtual ~Program() = default;
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;
@@ -79,5 +79,8 @@ class Program {
   bool can_fail = false; // it looks up places that only the data tells, so a run may end in an index error
   size_t footprint = 0;  // bytes that this program itself keeps (for the bounded plan cache)
 };
+
+// A program in words, for `explain`: `lines` of its schedule, and the microseconds that each kernel took.
+std::string program_text(const Program&, std::span<const std::string> lines, std::span<const double> took);
 
 }  // namespace knet

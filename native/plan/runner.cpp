@@ -329,7 +329,7 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
     }
   }
   if (reporter()) {
-    report.stages.program = p->program->text(took);
+    report.stages.program = program_text(*p->program, report.stages.lines, took);
     reporter()(std::move(report));
   }
 }
