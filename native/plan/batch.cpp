@@ -33,6 +33,8 @@ constexpr int64_t kSmallBytes = 8 << 10;
 constexpr int64_t kLargeProduct = int64_t(1) << 26;
 // How many alike nodes are looked for through their operands when a stack of them is asked for.
 constexpr int kLiftDepth = 8;
+// Operands of a node that may become one of a group.
+constexpr int kMostOperands = 8;
 
 using Values = std::vector<uint32_t>;
 
@@ -102,14 +104,20 @@ class Batcher {
   std::unordered_map<uint64_t, Bucket> buckets_;
   std::vector<Bucket*> waiting_;
   Values arrived_;
-  std::unordered_map<uint32_t, uint32_t> shared_;  // matrix -> products that have it on the right (or on the left, | kLeft)
-  std::unordered_map<uint32_t, std::vector<Term>> sums_;  // root of a sum -> what it adds up
-  std::unordered_map<uint32_t, Values> scatters_;         // last of a chain of scatters -> the chain, first to last
+  Values on_right_, on_left_;       // value of g_ -> products in which it is the right-hand (left-hand) matrix
+  Values role_;                     // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
+  std::vector<std::vector<Term>> sums_;  // what each adds up
+  std::vector<Values> scatters_;         // each chain, first to last
   std::vector<bool> absorbed_;      // node: computed as part of a sum
   Values summed_in_;                // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
   std::unordered_map<int64_t, uint32_t> numbers_;
   std::unordered_map<uint32_t, std::vector<std::pair<Values, uint32_t>>> lifted_;
-  static constexpr uint32_t kLeft = 1u << 31;
+  static constexpr uint32_t kScatters = 1u << 31;
+
+  const std::vector<Term>* sum_at(uint32_t i) const { return role_[i] < kScatters ? &sums_[role_[i]] : nullptr; }
+  const Values* scatters_at(uint32_t i) const {
+    return role_[i] >= kScatters && role_[i] != kNone ? &scatters_[role_[i] - kScatters] : nullptr;
+  }
 
   // ------------------------------------------------------------------------------------------ before
 
@@ -139,10 +147,13 @@ class Batcher {
     done_.assign(n_nodes, false);
     absorbed_.assign(n_nodes, false);
     summed_in_.assign(n_values, kNone);
+    role_.assign(n_nodes, kNone);
+    on_right_.assign(n_values, 0);
+    on_left_.assign(n_values, 0);
     for (const auto& n : g_.nodes)
       if (is_plain_product(g_, n)) {
-        ++shared_[g_.in(n)[1]];
-        ++shared_[g_.in(n)[0] | kLeft];
+        ++on_right_[g_.in(n)[1]];
+        ++on_left_[g_.in(n)[0]];
       }
     find_sums();
     find_scatters();
@@ -192,7 +203,8 @@ class Batcher {
         if (t.what == Term::Product) summed_in_[right(t.value)] = i;
       }
       for (uint32_t k : inner) absorbed_[k] = true;
-      sums_[i] = std::move(terms);
+      role_[i] = uint32_t(sums_.size());
+      sums_.push_back(std::move(terms));
     }
   }
 
@@ -224,7 +236,8 @@ class Batcher {
       if (chain.size() < kManyProducts) continue;
       std::ranges::reverse(chain);
       for (size_t k = 0; k + 1 < chain.size(); ++k) absorbed_[chain[k]] = true;
-      scatters_[i] = std::move(chain);
+      role_[i] = kScatters + uint32_t(scatters_.size());
+      scatters_.push_back(std::move(chain));
     }
   }
 
@@ -274,20 +287,21 @@ class Batcher {
     uint64_t h = mix(0x9e3779b97f4a7c15ull, uint64_t(n.op));
     if (is_plain_product(g_, n)) {
       const uint32_t a = g_.in(n)[0], b = g_.in(n)[1];
-      const auto on_right = shared_.find(b), on_left = shared_.find(a | kLeft);
-      const bool right = on_right->second >= kManyProducts || (on_right->second > 1 && small(a));
-      const bool left = !right && spec(b).shape[1] == 1 && on_left->second > 1;
+      const bool right = on_right_[b] >= kManyProducts || (on_right_[b] > 1 && small(a));
+      const bool left = !right && spec(b).shape[1] == 1 && on_left_[a] > 1;
       if (right) return mix(mix(mix(h, b), spec(a)), 1) | 1;
       if (left) return mix(mix(mix(h, a), spec(b)), 2) | 1;
       return 0;
     }
     if (n.op == Op::gather && gathers_rows(n)) return mix(mix(h, g_.in(n)[0]), spec(g_.in(n)[1])) | 1;
-    // Elementwise on small members of stacks.
-    if (info(n.op).kind != Kind::Elementwise || !small(n.out) || n.op == Op::cast) return 0;
+    // What can run on a stack, on small members of stacks.
+    if (!small(n.out) || n.n_out != 1 || n.n_in == 0 || n.n_in > kMostOperands || n.op == Op::cast) return 0;
+    if (const Kind k = info(n.op).kind; k != Kind::Elementwise && k != Kind::Reduce && n.op != Op::take_along_axis) return 0;
     bool member = false;
     for (uint32_t v : g_.in(n)) member |= seat_[v].stack != kNone;
     if (!member) return 0;
     for (uint32_t v : g_.in(n)) h = is_given(v) ? mix(h, v) : mix(h, spec(v));
+    for (int64_t a : g_.attr(n)) h = mix(h, uint64_t(a));
     return h | 1;
   }
   bool is_given(uint32_t v) const {
@@ -350,13 +364,13 @@ class Batcher {
       const auto need = [&](uint32_t v) {
         if (map_[v] == kNone && seat_[v].stack == kNone) todo.push_back(g_.maker[v]);
       };
-      if (auto s = sums_.find(i); s != sums_.end()) {
-        for (const Term& t : s->second)
+      if (const auto* terms = sum_at(i)) {
+        for (const Term& t : *terms)
           if (t.what == Term::Other) need(t.value);
           else for (uint32_t v : g_.in(g_.made(t.value))) need(v);
-      } else if (auto c = scatters_.find(i); c != scatters_.end()) {
-        need(g_.in(g_.nodes[c->second[0]])[0]);
-        for (uint32_t k : c->second) need(g_.in(g_.nodes[k])[1]), need(g_.in(g_.nodes[k])[2]);
+      } else if (const Values* chain = scatters_at(i)) {
+        need(g_.in(g_.nodes[chain->front()])[0]);
+        for (uint32_t k : *chain) need(g_.in(g_.nodes[k])[1]), need(g_.in(g_.nodes[k])[2]);
       } else {
         for (uint32_t v : g_.in(g_.nodes[i])) need(v);
       }
@@ -367,8 +381,7 @@ class Batcher {
 
   void emit(uint32_t i) {
     const auto& n = g_.nodes[i];
-    if (sums_.contains(i)) return emit_sum(i);
-    if (scatters_.contains(i)) return emit_scatters(i);
+    if (role_[i] != kNone) return role_[i] < kScatters ? emit_sum(i) : emit_scatters(i);
     if (same_memory(n) && map_[g_.in(n)[0]] == kNone) {  // a member seen under another shape
       seat_[n.out] = seat_[g_.in(n)[0]];
       return;
@@ -481,7 +494,7 @@ class Batcher {
     if (!small(vs[0]) && info(g_.made(vs[0]).op).kind != Kind::Elementwise) return {};
     for (uint32_t v : vs) {
       const uint32_t i = g_.maker[v];
-      if (done_[i] || is_given(v) || absorbed_[i] || sums_.contains(i) || scatters_.contains(i)) return {};
+      if (done_[i] || is_given(v) || absorbed_[i] || role_[i] != kNone) return {};
       makers.push_back(i);
     }
     return alike(makers) ? makers : Values{};
@@ -538,8 +551,8 @@ class Batcher {
   uint32_t together(const Values& nodes, int depth = 0) {
     const Graph::Node n = g_.nodes[nodes[0]];
     const int64_t count = int64_t(nodes.size());
-    bool same[8];
-    if (n.n_in > std::size(same) || n.n_in == 0) return kNone;
+    bool same[kMostOperands];
+    if (n.n_in > kMostOperands || n.n_in == 0) return kNone;
     std::vector<Values> in(n.n_in);
     bool any = false;
     for (size_t j = 0; j < n.n_in; ++j) {
@@ -625,7 +638,7 @@ class Batcher {
       for (size_t j = 0; j < g_.nodes[nodes[0]].n_in; ++j) stack_for_sum(operands(nodes, j));
       by_seat(nodes);
       if (run_together(nodes)) {
-        extend(nodes);
+        if (!small(g_.nodes[nodes[0]].out)) extend(nodes);  // what follows small ones are seeds
         return;
       }
     }
@@ -656,8 +669,9 @@ class Batcher {
     if (sum == kNone || all_same(vs)) return;
     if (!std::ranges::all_of(vs, [&](uint32_t v) { return summed_in_[v] == sum && seat_[v].stack == kNone; })) return;
     Values list;
-    for (const Term& t : sums_[sum])
-      if (t.what == Term::Product && spec(t.value).shape == spec(sums_[sum][0].value).shape) list.push_back(t.value);
+    for (const Term& t : *sum_at(sum))
+      if (t.what == Term::Product) list.push_back(t.value);
+    if (list.empty()) return;  // it has been computed
     in_sum_order(list);
     Values all;
     for (uint32_t v : list) all.push_back(right(v));
@@ -699,11 +713,14 @@ class Batcher {
     bool kept = true;
   };
   std::vector<Follower> followers_;
-  std::unordered_map<uint32_t, std::pair<uint32_t, uint32_t>> claimed_;  // node -> follower set, place in it
+  struct Claim {
+    uint32_t set = kNone, at = 0;
+  };
+  std::vector<Claim> claimed_;  // node -> its place in a follower set
 
   void extend(const Values& group) {
     followers_.clear();
-    claimed_.clear();
+    claimed_.resize(g_.nodes.size());
     std::vector<Values> todo(1);
     for (uint32_t i : group) todo[0].push_back(g_.nodes[i].out);
     while (!todo.empty()) {
@@ -722,6 +739,8 @@ class Batcher {
     for (size_t s = followers_.size(); s-- > 0;) followers_[s].kept = wanted(s);
     for (size_t s = 0; s < followers_.size(); ++s)
       if (followers_[s].kept) run_together(followers_[s].nodes);
+    for (const Follower& f : followers_)
+      for (uint32_t i : f.nodes) claimed_[i] = {};
   }
 
   // For each of the values a node that uses it as `first` uses vs[0]; empty if they are not alike or cannot run together.
@@ -731,8 +750,8 @@ class Batcher {
       uint32_t found = kNone;
       for (Use u : uses(v)) {
         if (u.at != first.at || g_.nodes[u.node].op != g_.nodes[first.node].op) continue;
-        if (done_[u.node] || absorbed_[u.node] || claimed_.contains(u.node)) continue;
-        if (sums_.contains(u.node) || scatters_.contains(u.node)) continue;
+        if (done_[u.node] || absorbed_[u.node] || claimed_[u.node].set != kNone) continue;
+        if (role_[u.node] != kNone) continue;
         if (std::ranges::find(nodes, u.node) != nodes.end()) continue;
         found = u.node;
         break;
@@ -742,8 +761,8 @@ class Batcher {
     }
     if (!alike(nodes)) return {};
     const auto& n = g_.nodes[nodes[0]];
-    bool same[8];
-    if (n.n_in > std::size(same)) return {};
+    bool same[kMostOperands];
+    if (n.n_in > kMostOperands) return {};
     for (size_t j = 0; j < n.n_in; ++j) {
       const Values in = operands(nodes, j);
       same[j] = all_same(in);
@@ -757,11 +776,9 @@ class Batcher {
   bool at_hand(const Values& vs, bool same, int depth = 0) const {
     auto there = [&](uint32_t v) { return available_[g_.maker[v]]; };
     if (same) return there(vs[0]);
-    if (auto c = claimed_.find(g_.maker[vs[0]]); c != claimed_.end()) {
-      for (uint32_t k = 0; k < vs.size(); ++k) {
-        auto d = claimed_.find(g_.maker[vs[k]]);
-        if (d == claimed_.end() || d->second.first != c->second.first || d->second.second != k) return false;
-      }
+    if (const uint32_t set = claimed_[g_.maker[vs[0]]].set; set != kNone) {
+      for (uint32_t k = 0; k < vs.size(); ++k)
+        if (const Claim c = claimed_[g_.maker[vs[k]]]; c.set != set || c.at != k) return false;
       return true;
     }
     if (!std::ranges::all_of(vs, there)) return false;
@@ -783,8 +800,8 @@ class Batcher {
       if (result_[g_.nodes[i].out]) return false;
       for (Use u : uses(g_.nodes[i].out)) {
         if (in_sum(u.node)) continue;
-        auto c = claimed_.find(u.node);
-        if (c == claimed_.end() || !followers_[c->second.first].kept) return false;
+        const uint32_t set = claimed_[u.node].set;
+        if (set == kNone || !followers_[set].kept) return false;
       }
     }
     return true;
@@ -801,7 +818,7 @@ class Batcher {
 
   void emit_sum(uint32_t i) {
     const auto& n = g_.nodes[i];
-    const std::vector<Term> terms = std::move(sums_[i]);
+    const std::vector<Term> terms = std::move(sums_[role_[i]]);
     uint32_t sum = kNone;
     auto plus = [&](uint32_t v) {
       const uint32_t in[] = {sum, v};
@@ -958,7 +975,7 @@ class Batcher {
   }
 
   void emit_scatters(uint32_t i) {
-    Values chain = std::move(scatters_[i]);
+    Values chain = std::move(scatters_[role_[i] - kScatters]);
     const auto& n = g_.nodes[i];
     const uint32_t base = value(g_.in(g_.nodes[chain[0]])[0]);
     std::ranges::stable_sort(chain, {}, [&](uint32_t k) {
