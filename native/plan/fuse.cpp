@@ -32,7 +32,7 @@ constexpr int kMaxInstrs = 64;
 // Values read by a kernel: about as many streams as a core's prefetchers follow.
 constexpr int kMaxInputs = 32;
 // Parts of a concatenation are written in place from this many bytes on: below, one kernel that copies them all is as good.
-constexpr int64_t kJoinBytes = 64 << 10;
+constexpr int64_t kJoinBytes = 8 << 10;
 // Nodes that wait together: three such trees and their reader still fit one kernel.
 constexpr int kMaxWaiting = 16;
 constexpr int kMaxFree = 8;

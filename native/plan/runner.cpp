@@ -7,10 +7,6 @@
 
 namespace knet {
 
-namespace {
-
-// ---- the plan cache
-
 struct Plan {
   std::vector<int64_t> key;
   uint64_t hash = 0;
@@ -18,6 +14,10 @@ struct Plan {
   std::vector<uint32_t> outputs;  // values of the trace, in the program's order
   size_t bytes() const { return key.size() * 8 + outputs.size() * 4 + program->footprint + sizeof(Plan); }
 };
+
+namespace {
+
+// ---- the plan cache
 
 using PlanRef = std::shared_ptr<Plan>;  // a running plan outlives its eviction
 
@@ -139,6 +139,10 @@ void clear_plans() {
   Cache& c = cache();
   while (!c.order.empty()) c.drop_last();
 }
+std::vector<Estimate>& estimates() {
+  static thread_local std::vector<Estimate> list;
+  return list;
+}
 std::function<void(Report)>& reporter() {
   static auto& f = *new std::function<void(Report)>;
   return f;
@@ -217,20 +221,32 @@ std::vector<uint32_t> Runner::kept(std::span<const uint32_t> wanted) const {
 
 // ---- running
 
-void Runner::run(bool history) {
-  std::vector<uint32_t> wanted;
+std::vector<uint32_t> Runner::wanted() const {
+  std::vector<uint32_t> list;
   for (size_t v = 0; v < t_.values_.size(); ++v) {
     const Trace::Value& x = t_.values_[v];
-    if (x.handle && x.bound < 0) wanted.push_back(uint32_t(v));
+    if (x.handle && x.bound < 0) list.push_back(uint32_t(v));
   }
-  if (wanted.empty()) return;
-  compute(std::move(wanted), history);
+  return list;
 }
 
-void Runner::compute(std::vector<uint32_t> wanted, bool history) {
+void Runner::run(bool history) {
+  if (std::vector<uint32_t> list = wanted(); !list.empty()) compute(std::move(list), history);
+}
+
+void Runner::estimate() {
+  const std::vector<uint32_t> list = wanted();
+  if (list.empty()) return;
+  Report report;
+  const auto p = plan_for(list, false, report);
+  estimates().push_back({p->program->arena_bytes, p->program->output_bytes, p->program->kernels});
+}
+
+// The plan for these values: known, or made now.
+std::shared_ptr<Plan> Runner::plan_for(std::span<const uint32_t> wanted, bool history, Report& report) {
   // The key: what was recorded, what is wanted, what has run already.
   auto& key = t_.words_;
-  size_t recorded = key.size();
+  const size_t recorded = key.size();
   struct Restore {
     std::vector<int64_t>& words;
     size_t n;
@@ -241,49 +257,56 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   key.insert(key.end(), wanted.begin(), wanted.end());
   for (const auto& b : t_.bound_)
     if (!b.leaf) key.push_back(b.value);
-  uint64_t hash = hash_words(key);
+  const uint64_t hash = hash_words(key);
 
   Cache& c = cache();
   ++c.stats.runs;
   PlanRef p = c.find(hash, key);
+  Device& on = device(t_.values_[wanted[0]].spec.device);
+  if (p && !reporter()) {
+    ++c.stats.hits;
+    return p;
+  }
+  if (reporter()) {
+    report.fresh = !p;
+    if (!p) report.difference = difference(key, {c.order.begin(), c.order.end()});
+  }
+  std::vector<int64_t> whole = key;
+  key.resize(recorded);
+  std::vector<uint32_t> outputs(wanted.begin(), wanted.end());
+  if (history) {
+    auto more = kept(wanted);
+    outputs.insert(outputs.end(), more.begin(), more.end());
+  }
+  if (reporter()) {
+    plan(graph(outputs), on, &report.stages);
+    report.lines = t_.lines_;
+  }
+  if (p) {
+    ++c.stats.hits;
+    return p;
+  }
+  ++c.stats.misses;
+  p = std::make_shared<Plan>();
+  p->program = plan(graph(outputs), on);
+  p->outputs = std::move(outputs);
+  p->key = std::move(whole);
+  p->hash = hash;
+  c.add(p);
+  return p;
+}
+
+void Runner::compute(std::vector<uint32_t> wanted, bool history) {
+  std::shared_ptr<Plan> p;
   Report report;
   try {
-    Device& on = device(t_.values_[wanted[0]].spec.device);
-    if (reporter()) {
-      report.fresh = !p;
-      if (!p) report.difference = difference(key, {c.order.begin(), c.order.end()});
-    }
-    std::vector<uint32_t> outputs;
-    if (!p || reporter()) {
-      std::vector<int64_t> whole = key;
-      key.resize(recorded);
-      outputs = wanted;
-      if (history) {
-        auto more = kept(wanted);
-        outputs.insert(outputs.end(), more.begin(), more.end());
-      }
-      if (reporter()) {
-        plan(graph(outputs), on, &report.stages);
-        report.lines = t_.lines_;
-      }
-      if (!p) {
-        ++c.stats.misses;
-        p = std::make_shared<Plan>();
-        p->program = plan(graph(outputs), on);
-        p->outputs = std::move(outputs);
-        p->key = whole;
-        p->hash = hash;
-        c.add(p);
-      }
-    } else {
-      ++c.stats.hits;
-    }
+    p = plan_for(wanted, history, report);
   } catch (const Error& e) {
     return fail(wanted, e);
   } catch (const std::bad_alloc&) {
     return fail(wanted, Error(Error::Memory, "[knet] out of memory while planning " + std::to_string(t_.values_.size()) + " values"));
   }
-  key.resize(recorded);
+  if (t_.planning_only) estimates().push_back({p->program->arena_bytes, p->program->output_bytes, p->program->kernels});
 
   // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what nobody else has.
   // Not if the run may fail: then the values that do not need what failed are computed again from the same inputs.

@@ -199,6 +199,16 @@ NB_MODULE(_core, m) {
     d["pending"] = Trace::current().pending();
     return d;
   });
+  m.def("planning_only", [] { return Trace::current().planning_only; });
+  m.def("plan_only", [](bool on) {
+    Trace::current().planning_only = on;
+    estimates().clear();
+  }, "While on, run() runs nothing, but plans and notes what programs would need.");
+  m.def("estimates", [] {
+    nb::list list;
+    for (const Estimate& e : estimates()) list.append(nb::make_tuple(e.arena, e.results, e.kernels));
+    return list;
+  }, "(bytes of the arena, bytes of results, kernels) of each program since planning began.");
   m.def("clear_plans", [] { clear_plans(); });
   m.def("trim", [] { cpu_device().trim(); });
   m.def("report", [](nb::object callback) {

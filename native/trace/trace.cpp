@@ -113,7 +113,8 @@ Trace& Trace::of_this_thread() {
 
 Trace& Trace::current() {
   Trace& t = of_this_thread();
-  if ((t.pending_ > limits().pending_nodes || t.pending_bytes_ > limits().pending_bytes) && t.depth_ == 0) [[unlikely]]
+  if ((t.pending_ > limits().pending_nodes || t.pending_bytes_ > limits().pending_bytes) && t.depth_ == 0 &&
+      !t.planning_only) [[unlikely]]
     t.run();
   return t;
 }
@@ -409,6 +410,7 @@ void Trace::realize(Handle& h) {
 
 void Trace::run() {
   if (capturing_ || running_) return;
+  if (planning_only) return Runner(*this).estimate();
   run_keeping(depth_ > 0);
 }
 

@@ -78,6 +78,7 @@ class Trace {
   void run();                           // compute every pending value that a handle still holds; failures go to the handles
   void realize(Handle&);                // make that handle concrete (or throw its failure)
   size_t pending() const { return pending_; }
+  bool planning_only = false;           // run() plans and notes what it would need; only what is read is computed
 
   Trace() = default;
   ~Trace();

@@ -139,7 +139,7 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
     nested = _core.depth() > 0
     if gradients is None:
         gradients = [_zero(x, nested) for x in leaves]
-    elif not nested:
+    elif not nested and not _core.planning_only():
         gradients = [g if type(x) is KnetArray else _like(g, x) for g, x in zip(gradients, leaves)]
         if type(loss) is KnetArray and not any(type(x) is KnetArray for x in leaves):
             loss = loss.item()

@@ -89,18 +89,47 @@ class Memory(dict):
                 f"{self['pending']} operations pending")
 
 
-def memory():
+class Estimate(dict):
+    """What `memory(f, ...)` returns: a dictionary that prints itself in words."""
+
+    def __repr__(self):
+        return (f"peak {show_bytes(self['peak'])}: {show_bytes(self['held'])} held already, working space "
+                f"{show_bytes(self['arena'])}, results {show_bytes(self['results'])}; {self['kernels']} kernels")
+
+
+def memory(f=None, *args, **kwargs):
     """Bytes in arrays now (`live`), at most so far (`peak`), kept for reuse (`pooled`), and what is known of plans.
 
     A dictionary: live, peak, pooled, plan_bytes (bytes); plans, templates and pending (operations) now; plan_hits,
     plan_misses, runs and evicted since the start.
 
+    With a function: what `f(*args, **kwargs)` will need, before it runs. The call is recorded and planned; only values that f
+    itself reads, as in `if loss < 3`, are computed. A dictionary: peak (bytes of all arrays at the worst moment, if nothing
+    is written in place), held (bytes of arrays that are there already), arena (working space of a program), results
+    (bytes that it leaves), kernels. The plan is kept: the call that follows finds it.
+
     >>> import knet
     >>> x = knet.ones(1000) + 1
     >>> memory()["pending"] > 0
     True
+    >>> memory(lambda x: knet.exp(x) @ x, x)["results"]
+    4
     """
-    return Memory(_core.memory())
+    if f is None:
+        return Memory(_core.memory())
+    _core.run()
+    held = _core.memory()["live"]
+    _core.plan_only(True)
+    try:
+        result = f(*args, **kwargs)
+        _core.run()
+        programs = _core.estimates()
+    finally:
+        _core.plan_only(False)
+    del result
+    _core.run()  # forgets what nobody holds any more
+    arena, results, kernels = max(programs, key=lambda p: p[0] + p[1], default=(0, 0, 0))
+    return Estimate(peak=held + arena + results, held=held, arena=arena, results=results, kernels=kernels)
 
 
 def trim():
