@@ -8,8 +8,8 @@ in a process of its own, with as many threads as we use and no variable set that
 idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM as well as a hand-written
 cell, both also compiled; JAX jits the whole step, donates its parameters and scans over time, and (`scan`) runs a whole epoch
 of linreg and the MLP in one call, so that Python is not there at all; TensorFlow has the step in a tf.function, tinygrad in a
-TinyJit, MLX plain and in mx.compile. NumPy's derivatives are written by hand. Those with images last in memory (MLX,
-TensorFlow) get their weights in that order. We write every model as plain Python, the LSTM cell by hand.
+TinyJit (it needs clang), MLX plain and in mx.compile. NumPy's derivatives are written by hand. Those whose images have their
+channels last (MLX, TensorFlow) get weights in that order. We write every model as plain Python, the LSTM cell by hand.
 A peer that takes longer than ten minutes (compiling 100 time steps, say) is left out with a word.
 """
 import argparse
@@ -346,7 +346,8 @@ def mlx_step(model, form):
 def tinygrad_step(model):
     from tinygrad import Tensor, TinyJit
     w, x, y = problem(model)
-    w, x, y = [Tensor(a).realize() for a in w], Tensor(x).realize(), Tensor(y.astype("int32")).realize()
+    y = y if model == "linreg" else y.astype("int32")
+    w, x, y = [Tensor(a).realize() for a in w], Tensor(x).realize(), Tensor(y).realize()
     lr = LR[model]
 
     def loss_of():
