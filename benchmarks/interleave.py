@@ -146,7 +146,7 @@ def turns(workers, case, repeats):
 def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=None, apart=()):
     """Prints a row for each case: microseconds and speed of each framework, and ours against the best peer.
 
-    work: floating-point operations (or bytes) of a case. check(case, results): a word on whether the results of the
+    work: floating-point operations (or bytes) of a case; with None, milliseconds and each peer's ratio to ours. check(case, results): a word on whether the results of the
     frameworks agree; with it, gradients are computed. apart: frameworks that are shown, and are no peers.
     """
     p = argparse.ArgumentParser(description=doc.split("\n")[0])
@@ -164,7 +164,8 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
         else:
             print(f"{f}: not installed")
     for threads in map(int, args.threads.split(",")):
-        print(f"{threads} thread{'s' * (threads > 1)}; microseconds ({unit}), medians of {args.repeats} turns")
+        units = f"microseconds ({unit})" if work else "milliseconds (times ours)"
+        print(f"{threads} thread{'s' * (threads > 1)}; {units}, medians of {args.repeats} turns")
         workers = {f: Worker(file, f, threads) for f in here}
         for case in cases:
             name = label(case)
@@ -173,7 +174,11 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
             word = check(case, {f: w.ask(case, 0) for f, w in workers.items()}) if check else ""
             t = turns(workers, case, args.repeats)
             ratio = min((v for f, v in t.items() if f != "knet" and f not in apart), default=t["knet"]) / t["knet"]
-            cells = "  ".join(f"{f} {v * 1e6:9.1f} ({work(case) / v * 1e-9:5.{0 if unit == 'GFLOP/s' else 1}f})" for f, v in t.items())
+            if work:
+                digits = 0 if unit == "GFLOP/s" else 1
+                cells = "  ".join(f"{f} {v * 1e6:9.1f} ({work(case) / v * 1e-9:5.{digits}f})" for f, v in t.items())
+            else:
+                cells = "  ".join(f"{f} {v * 1e3:9.3f} ({v / t['knet']:6.2f})" for f, v in t.items())
             print(f"{name:34} {cells}  best peer {ratio:5.2f} x ours  {word}", flush=True)
         for w in workers.values():
             w.end()
