@@ -143,11 +143,12 @@ def turns(workers, case, repeats):
     return {f: statistics.median(v) for f, v in taken.items()}
 
 
-def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=None, apart=()):
+def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=None, gradients=False, apart=()):
     """Prints a row for each case: microseconds and speed of each framework, and ours against the best peer.
 
     work: floating-point operations (or bytes) of a case; with None, milliseconds and each peer's ratio to ours. check(case, results): a word on whether the results of the
-    frameworks agree; with it, gradients are computed. apart: frameworks that are shown, and are no peers.
+    frameworks agree, lists of arrays. gradients: PyTorch is to keep track of them. apart: frameworks that are shown, and are
+    no peers.
     """
     p = argparse.ArgumentParser(description=doc.split("\n")[0])
     p.add_argument("--threads", default=",".join(map(str, sorted({1, CORES}))), help="numbers, one table for each")
@@ -156,7 +157,7 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
     p.add_argument("--worker", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
-        return serve(make, args.worker, int(args.threads), gradients=check is not None)
+        return serve(make, args.worker, int(args.threads), gradients)
     here = []
     for f in frameworks:
         if installed(f):
@@ -171,7 +172,7 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
             name = label(case)
             if args.only not in name:
                 continue
-            word = check(case, {f: w.ask(case, 0) for f, w in workers.items()}) if check else ""
+            word = check(case, {f: w.ask(case, 0) for f, w in workers.items() if f not in apart}) if check else ""
             t = turns(workers, case, args.repeats)
             ratio = min((v for f, v in t.items() if f != "knet" and f not in apart), default=t["knet"]) / t["knet"]
             if work:

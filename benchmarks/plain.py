@@ -307,4 +307,4 @@ def check(name, results):
 
 
 if __name__ == "__main__":
-    interleave.main(__file__, make, ["knet", "torch", "jax"], list(CASES), str, None, __doc__, check=check)
+    interleave.main(__file__, make, ["knet", "torch", "jax"], list(CASES), str, None, __doc__, check=check, gradients=True)
