@@ -21,7 +21,6 @@ CHOOSERS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"
 BLOCK = 0.004  # seconds of work in a turn
 LIBRARIES = {"channels-last": "torch", "compile": "torch", "copy": "numpy", "tf": "tensorflow"}  # where the names differ
 CORES = len(os.sched_getaffinity(0))
-TURN = 120  # seconds that one answer may take
 threads = CORES  # of this worker
 
 
@@ -61,7 +60,7 @@ def settle(framework, count):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def alone(file, framework, *args, threads=CORES, timeout=600):
+def alone(file, framework, *args, threads=CORES, timeout=300):
     """What `file --worker framework args --threads n` prints on its last line, or a string that says why it did not."""
     if not installed(framework):
         return "not installed"
