@@ -2,9 +2,9 @@
 
     python benchmarks/busy.py [--models mlp,lenet] [--peers torch,jax] [--repeats 15]
 
-The busy processes do nothing but count. The system shares a core fairly between two, so a step on all cores should take twice as
-long; a framework whose threads wait for each other by spinning, or meet at barriers, takes longer than its share. Models and
-their forms are those of seed_models.py, with all cores; ms of a step, medians, in turns.
+The busy processes do nothing but count. The system shares a core fairly between two, so a step on all cores should take
+twice as long; a framework whose threads wait for each other by spinning, or meet at barriers, takes longer than its
+share. Models and their forms are those of seed_models.py, with all cores; ms of a step, medians, in turns.
 """
 import argparse
 import contextlib
@@ -15,7 +15,8 @@ import time
 import interleave
 import seed_models
 
-COUNT = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10 ** 6): pass"  # ends with us
+# What a busy process runs; it ends with us.
+COUNT = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10 ** 6): pass"
 STEPS = 10  # in a call
 
 

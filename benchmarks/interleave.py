@@ -1,8 +1,9 @@
-"""How frameworks are compared on the same work: each in a process of its own, where no variable is set that chooses its kernels.
+"""How frameworks are compared on the same work: each in its own process, with no variable that chooses its kernels.
 
-Two ways. `alone` runs one contestant from start to end and takes its answer. `main` gives fair turns: all are there at once
-and take turns, block by block, so that a noisy machine is as noisy for all and no framework's waiting threads disturb
-another's work. A benchmark defines `make(framework, case)`, which gives a function to be timed, and calls `main(file, make, ...)`.
+Two ways. `alone` runs one contestant from start to end and takes its answer. `main` gives fair turns: all are there at
+once and take turns, block by block, so that a noisy machine is as noisy for all and no framework's waiting threads
+disturb another's work. A benchmark defines `make(framework, case)`, which gives a function to be timed, and calls
+`main(file, make, ...)`.
 """
 import argparse
 import importlib.util
@@ -19,7 +20,8 @@ CHOOSERS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"
             "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS",
             "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 BLOCK = 0.004  # seconds of work in a turn
-LIBRARIES = {"channels-last": "torch", "compile": "torch", "copy": "numpy", "tf": "tensorflow"}  # where the names differ
+# The modules of frameworks whose names are not their module's.
+LIBRARIES = {"channels-last": "torch", "compile": "torch", "copy": "numpy", "tf": "tensorflow"}
 CORES = len(os.sched_getaffinity(0))
 threads = CORES  # of this worker
 
@@ -66,7 +68,8 @@ def alone(file, framework, *args, threads=CORES, timeout=300):
         return "not installed"
     command = [sys.executable, file, "--threads", str(threads), "--worker", framework, *args]
     try:
-        run = subprocess.run(command, env=environment(framework, threads), capture_output=True, text=True, timeout=timeout)
+        run = subprocess.run(command, env=environment(framework, threads), capture_output=True, text=True,
+                             timeout=timeout)
     except subprocess.TimeoutExpired:
         return f"not done in {timeout} s"
     if run.returncode:
@@ -78,7 +81,8 @@ class Worker:
     def __init__(self, file, framework, threads):
         self.framework = framework
         self.pipe = subprocess.Popen([sys.executable, file, "--worker", framework, "--threads", str(threads)],
-                                     env=environment(framework, threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                                     env=environment(framework, threads), stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, text=True)
 
     def ask(self, case, times):
         """Seconds of a call, the mean of `times` calls; of 0 calls: the results of the first one, as NumPy arrays."""
@@ -145,9 +149,9 @@ def turns(workers, case, repeats):
 def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=None, gradients=False, apart=()):
     """Prints a row for each case: microseconds and speed of each framework, and ours against the best peer.
 
-    work: floating-point operations (or bytes) of a case; with None, milliseconds and each peer's ratio to ours. check(case, results): a word on whether the results of the
-    frameworks agree, lists of arrays. gradients: PyTorch is to keep track of them. apart: frameworks that are shown, and are
-    no peers.
+    work: floating-point operations (or bytes) of a case; with None, milliseconds and each peer's ratio to ours.
+    check(case, results): a word on whether the frameworks' results, lists of arrays, agree. gradients: PyTorch is to
+    keep track of them. apart: frameworks that are shown, and are no peers.
     """
     p = argparse.ArgumentParser(description=doc.split("\n")[0])
     p.add_argument("--threads", default=",".join(map(str, sorted({1, CORES}))), help="numbers, one table for each")

@@ -1,11 +1,11 @@
-"""Reductions, gathers, scatters, transposes, joins, sorts: ours beside NumPy, PyTorch and a plain copy of memory, in GB/s.
+"""Reductions, gathers, scatters, transposes, joins, sorts: ours beside NumPy, PyTorch and a plain copy, in GB/s.
 
     python benchmarks/kernels.py [--threads 1,4] [--repeats 15] [--only sum]
 
-All arrays are float32 and most larger than the caches, indices int64 and drawn at random. The bytes of a case are those of its
-arguments that must be read, once, and of its result, written once; `copy` moves as many with NumPy, each thread a part. (A
-product with one-hot rows counts as the gather that it is.) Results are compared element by element. The row `sum of 10 million uniforms` ends with each
-one's relative error, against math.fsum.
+All arrays are float32 and most larger than the caches, indices int64 and drawn at random. The bytes of a case are those
+of its arguments that must be read, once, and of its result, written once; `copy` moves as many with NumPy, each thread
+a part. (A product with one-hot rows counts as the gather that it is.) Results are compared element by element. The row
+`sum of 10 million uniforms` ends with each one's relative error, against math.fsum.
 """
 import concurrent.futures
 import math
@@ -142,5 +142,5 @@ def check(name, results):
 
 
 if __name__ == "__main__":
-    interleave.main(__file__, make, ["knet", "numpy", "torch", "copy"], list(CASES), str, lambda name: CASES[name][3], __doc__,
-                    unit="GB/s", check=check, apart=["copy"])
+    interleave.main(__file__, make, ["knet", "numpy", "torch", "copy"], list(CASES), str, lambda name: CASES[name][3],
+                    __doc__, unit="GB/s", check=check, apart=["copy"])

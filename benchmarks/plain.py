@@ -2,11 +2,12 @@
 
     python benchmarks/plain.py [--threads 1,4] [--repeats 15] [--only norm]
 
-Ours are the textbook's formulas in array operations, nothing fused by hand. JAX jits the very same formulas (its LSTM scans
-over time). PyTorch calls the function that it has in C++: nn.LSTM, F.layer_norm, scaled_dot_product_attention, Adam(fused=True)
-and so on. A call gives the result and the gradients by every input for the same incoming gradient; Adam takes a step. Before a
-row is timed, results and gradients of all are compared, element by element; the row ends with the largest difference, relative
-to the largest element. Dropout's must be right each by itself: its own share of zeros, its own gradient.
+Ours are the textbook's formulas in array operations, nothing fused by hand. JAX jits the very same formulas (its LSTM
+scans over time). PyTorch calls the function that it has in C++: nn.LSTM, F.layer_norm, scaled_dot_product_attention,
+Adam(fused=True) and so on. A call gives the result and the gradients by every input for the same incoming gradient;
+Adam takes a step. Before a row is timed, results and gradients of all are compared, element by element; the row ends
+with the largest difference, relative to the largest element. Dropout's must be right each by itself: its own share of
+zeros, its own gradient.
 """
 import functools
 import math
@@ -121,7 +122,8 @@ def arrays(shapes):
         if isinstance(s, int):
             indices.append(r.integers(0, s, next(shapes)))
         else:
-            floats.append((r.standard_normal(s) * (0.1 if len(s) == 2 and s[0] in (HIDDEN, 1024) else 1)).astype("float32"))
+            scale = 0.1 if len(s) == 2 and s[0] in (HIDDEN, 1024) else 1  # weights
+            floats.append((scale * r.standard_normal(s)).astype("float32"))
     return floats, indices
 
 
@@ -235,7 +237,8 @@ def jax_adam(w, g):
 def torch_call(formula, floats, indices, dy):
     import torch
     import torch.nn.functional as F
-    w, indices, dy = [torch.tensor(a, requires_grad=True) for a in floats], [torch.tensor(a) for a in indices], torch.tensor(dy)
+    w, indices = [torch.tensor(a, requires_grad=True) for a in floats], [torch.tensor(a) for a in indices]
+    dy = torch.tensor(dy)
     if formula is lstm:
         net = torch.nn.LSTM(HIDDEN, HIDDEN)
         with torch.no_grad():
@@ -307,4 +310,5 @@ def check(name, results):
 
 
 if __name__ == "__main__":
-    interleave.main(__file__, make, ["knet", "torch", "jax"], list(CASES), str, None, __doc__, check=check, gradients=True)
+    interleave.main(__file__, make, ["knet", "torch", "jax"], list(CASES), str, None, __doc__, check=check,
+                    gradients=True)

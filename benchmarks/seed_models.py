@@ -1,17 +1,18 @@
-"""Training steps of the seed's five models: ours beside PyTorch, JAX, TensorFlow, MLX, tinygrad, autograd and plain NumPy.
+"""Training steps of the seed's five models: ours beside PyTorch, JAX, TensorFlow, MLX, tinygrad, autograd and NumPy.
 
     python benchmarks/seed_models.py [--models linreg,mlp] [--peers torch,compile,jax,mlx] [--threads N] [--repeats 7]
 
-Every framework gets the same weights and data, does the same number of steps from them, and must arrive at the same loss
-(checked to 1e-3 relative); then a step is timed: the median over `repeats` of the mean of a block of steps. Each framework runs
-in a process of its own, with as many threads as we use and no variable set that chooses its kernels. A peer gets its best
-idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM as well as a hand-written
-cell, both also compiled; JAX jits the whole step, donates its parameters and scans over time, and (`scan`) runs a whole epoch
-of linreg and the MLP in one call, so that Python is not there at all; TensorFlow has the step in a tf.function, tinygrad in a
-TinyJit (it needs clang), MLX plain and in mx.compile (its wheel for Linux, 0.32.4, brings the reference BLAS: 4.5 GFLOP/s).
-NumPy's derivatives are written by hand. Those whose images have their channels last (MLX, TensorFlow) get weights in that
-order. We write every model as plain Python, the LSTM cell by hand. A peer that is not installed, or takes longer than five
-minutes (100 time steps compiled one by one, say), is left out with a word.
+Every framework gets the same weights and data, does the same number of steps from them, and must arrive at the same
+loss (checked to 1e-3 relative); then a step is timed: the median over `repeats` of the mean of a block of steps. Each
+framework runs in a process of its own, with as many threads as we use and no variable set that chooses its kernels. A
+peer gets its best idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM
+as well as a hand-written cell, both also compiled; JAX jits the whole step, donates its parameters and scans over time,
+and (`scan`) runs a whole epoch of linreg and the MLP in one call, so that Python is not there at all; TensorFlow has
+the step in a tf.function, tinygrad in a TinyJit (it needs clang), MLX plain and in mx.compile (its wheel for Linux,
+0.32.4, brings the reference BLAS: 4.5 GFLOP/s). NumPy's derivatives are written by hand. Those whose images have their
+channels last (MLX, TensorFlow) get weights in that order. We write every model as plain Python, the LSTM cell by hand.
+A peer that is not installed, or takes longer than five minutes (100 time steps compiled one by one, say), is left out
+with a word.
 """
 import argparse
 import json
@@ -57,7 +58,7 @@ def problem(model):
 
 # ---- ours
 
-def knet_step(model):
+def knet_step(model, form):
     import numpy as np
 
     import knet
@@ -117,7 +118,7 @@ def torch_step(model, form):
     zero = torch.zeros(BATCH, HIDDEN)
     lr = LR[model]
     lstm = None
-    if model == "charlm" and form.endswith("nn.LSTM"):  # nn.LSTM with our weights; its gate order is input, forget, cell, output
+    if model == "charlm" and form.endswith("nn.LSTM"):  # our weights; its gate order is input, forget, cell, output
         lstm = torch.nn.LSTM(HIDDEN, HIDDEN)
         order = [1, 0, 3, 2]
         with torch.no_grad():
@@ -241,7 +242,7 @@ def jax_step(model, form):
 
 # ---- TensorFlow
 
-def tf_step(model):
+def tf_step(model, form):
     import tensorflow as tf
     w, x, y = problem(model)
     w = channels_last(model, w)
@@ -345,7 +346,7 @@ def mlx_step(model, form):
 
 # ---- tinygrad
 
-def tinygrad_step(model):
+def tinygrad_step(model, form):
     from tinygrad import Tensor, TinyJit
     w, x, y = problem(model)
     y = y if model == "linreg" else y.astype("int32")
@@ -384,7 +385,7 @@ def tinygrad_step(model):
 
 # ---- autograd, and NumPy with derivatives by hand
 
-def autograd_step(model):
+def autograd_step(model, form):
     import autograd.numpy as np
     from autograd import value_and_grad
     from autograd.scipy.special import logsumexp
@@ -426,7 +427,7 @@ def autograd_step(model):
     return step, float
 
 
-def numpy_step(model):
+def numpy_step(model, form):
     import numpy as np
     w, x, y = problem(model)
     rows, lr = np.arange(len(y)), np.float32(LR[model])
@@ -473,9 +474,8 @@ OTHERS = {("torch", "lenet"): ["eager", "channels-last"], ("torch", "charlm"): [
           ("jax", "linreg"): ["jit", "scan"], ("jax", "mlp"): ["jit", "scan"],
           ("autograd", "lenet"): [],  # it has no convolution to speak of
           ("numpy", "lenet"): [], ("numpy", "charlm"): []}
-STEPS = {"knet": lambda model, form: knet_step(model), "torch": torch_step, "compile": torch_step, "jax": jax_step,
-         "tf": lambda model, form: tf_step(model), "mlx": mlx_step, "tinygrad": lambda model, form: tinygrad_step(model),
-         "autograd": lambda model, form: autograd_step(model), "numpy": lambda model, form: numpy_step(model)}
+STEPS = {"knet": knet_step, "torch": torch_step, "compile": torch_step, "jax": jax_step, "tf": tf_step, "mlx": mlx_step,
+         "tinygrad": tinygrad_step, "autograd": autograd_step, "numpy": numpy_step}
 
 
 def runner(framework, model, form):
@@ -522,15 +522,16 @@ def main():
         ours = None
         for framework in ["knet", *args.peers.split(",")]:
             for form in OTHERS.get((framework, model), FORMS[framework]):
-                r = interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats), threads=args.threads)
+                r = interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats),
+                                     threads=args.threads)
                 name = f"{model:8} {framework + ' ' + form:24}"
                 if isinstance(r, str):
                     print(f"{name} {r}", flush=True)
                     continue
                 ours = ours or r
                 agree = "" if abs(r["loss"] - ours["loss"]) <= 1e-3 * abs(ours["loss"]) else "  LOSS DIFFERS"
-                print(f"{name} {r['ms']:9.4f} ms (min {r['min']:.4f})  loss {r['loss']:.6f}  first {r['first']:6.2f} s  "
-                      f"{r['ms'] / ours['ms']:6.2f} x ours{agree}", flush=True)
+                print(f"{name} {r['ms']:9.4f} ms (min {r['min']:.4f})  loss {r['loss']:.6f}  "
+                      f"first {r['first']:6.2f} s  {r['ms'] / ours['ms']:6.2f} x ours{agree}", flush=True)
 
 
 if __name__ == "__main__":

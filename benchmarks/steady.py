@@ -2,9 +2,10 @@
 
     python benchmarks/steady.py [--steps 10000] [--peers torch,jax]
 
-Resident memory (Linux: /proc/self/statm), in KB: after a warm-up of 1000 steps of the MLP of seed_models.py, and after `steps`
-more, whose losses are all read. Installed size: the files of the package's folder, without compiled Python. Import: the median of
-fifteen fresh interpreters, less that of one that does nothing; it fails here if NumPy was imported with it.
+Resident memory (Linux: /proc/self/statm), in KB: after a warm-up of 1000 steps of the MLP of seed_models.py, and after
+`steps` more, whose losses are all read. Installed size: the files of the package's folder, without compiled Python.
+Import: the median of fifteen fresh interpreters, less that of one that does nothing; it fails here if NumPy was
+imported with it.
 """
 import argparse
 import json
@@ -59,8 +60,9 @@ def main():
         return worker(args.worker, args.threads, args.steps)
     for f in ["knet", *args.peers.split(",")]:
         r = interleave.alone(__file__, f, "--steps", str(args.steps), threads=args.threads)
-        print(f"{f:6} " + (r if isinstance(r, str) else f"resident after {WARM} steps {r[0]} KB, after {args.steps} more {r[1]} KB: "
-                           f"{r[1] - r[0]:+} KB"), flush=True)
+        if not isinstance(r, str):
+            r = f"resident after {WARM} steps {r[0]} KB, after {args.steps} more {r[1]} KB: {r[1] - r[0]:+} KB"
+        print(f"{f:6} {r}", flush=True)
     import knet
     folder = pathlib.Path(knet.__file__).parent
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts)

@@ -2,16 +2,18 @@
 
     python benchmarks/trees.py [--trees 200] [--peers torch,jax] [--threads N]
 
-A tree is drawn at random, of 10 to 40 leaves. A leaf is a row of a table of 1000 words, a node h = tanh(wl hl + wr hr + b), 64
-numbers each; the loss is the mean squared distance of the root from the tree's target; forward, backward and update for every tree.
-We write it as plain recursion (`plain`), and so may a PyTorch, MLX, autograd or JAX user. Better forms of theirs:
+A tree is drawn at random, of 10 to 40 leaves. A leaf is a row of a table of 1000 words, a node h = tanh(wl hl + wr hr +
+b), 64 numbers each; the loss is the mean squared distance of the root from the tree's target; forward, backward and
+update for every tree. We write it as plain recursion (`plain`), and so may a PyTorch, MLX, autograd or JAX user. Better
+forms of theirs:
 
-torch lookup  the words of a tree are looked up together, and one product takes both children (fewer operations in a node)
+torch lookup  the words of a tree are looked up together, and one product takes both children (fewer operations)
 torch module  the same as an nn.Module, with sparse gradients for the table, and torch.optim.SGD
-jax scan      rewritten by hand: nodes in order, numbers of children, arrays padded to 40 leaves, a scan over the nodes, one compilation
+jax scan      rewritten by hand: nodes in order, numbers of children, arrays padded to 40 leaves, a jitted scan over
+              the nodes, compiled once
 
-All see the same trees and must have the same losses. Milliseconds of a tree: median, mean (with everything that happens the
-first time), and the median of a second pass over the same trees. Plain JAX does the first few only.
+All see the same trees and must have the same losses. Milliseconds of a tree: median, mean (with everything that happens
+the first time), and the median of a second pass over the same trees. Plain JAX does the first few only.
 """
 import argparse
 import json
@@ -209,7 +211,7 @@ def jax_step(w, form):
         return step, jnp.array, lambda v: v.item()
 
     def loss_of(w, leaves, children, root, target):
-        """The leaves' numbers are 0 to 39, the nodes' 40 to 78; nodes beyond the root's number change nothing that it sees."""
+        """The leaves' numbers are 0 to 39, the nodes' 40 to 78; those beyond the root's change nothing that it sees."""
         h = jnp.concatenate([w[0][leaves], jnp.zeros((LEAVES - 1, SIZE))])
 
         def node(h, what):
@@ -248,33 +250,33 @@ def jax_step(w, form):
     return step, jnp.array, lambda v: v.item()
 
 
-FORMS = {"knet": ["plain"], "torch": ["plain", "lookup", "module"], "autograd": ["plain"], "mlx": ["plain"], "jax": ["scan", "plain"]}
+FORMS = {"knet": ["plain"], "torch": ["plain", "lookup", "module"], "autograd": ["plain"], "mlx": ["plain"],
+         "jax": ["scan", "plain"]}
 STEPS = {"knet": knet_step, "torch": torch_step, "autograd": autograd_step, "mlx": mlx_step, "jax": jax_step}
 
 
 def worker(framework, form, threads, number):
     interleave.settle(framework, threads)
+    if framework == "knet":
+        import knet
     if (framework, form) == ("jax", "plain"):
         number = min(number, FEW)
     w, trees, targets = problem(number)
     step, array, item = STEPS[framework](w, form)
     targets = [array(t) for t in targets]
-    passes, plans = [], []
+    misses = (lambda: knet.memory()["plan_misses"]) if framework == "knet" else (lambda: 0)
+    passes = []
     for _ in range(2):
-        if framework == "knet":
-            import knet
-            plans.append(-knet.memory()["plan_misses"])
+        before = misses()
         times, losses = [], []
         for tree, target in zip(trees, targets):
             start = time.perf_counter()
             loss = item(step(tree, target))
             times.append((time.perf_counter() - start) * 1e3)
             losses.append(loss)
-        if framework == "knet":
-            plans[-1] += knet.memory()["plan_misses"]
-        passes.append((times, losses))
-    print(json.dumps({"median": statistics.median(passes[0][0]), "mean": statistics.mean(passes[0][0]), "first": passes[0][0][0],
-                      "again": statistics.median(passes[1][0]), "losses": passes[0][1], "last": passes[1][1][-1], "plans": plans}))
+        passes.append({"median": statistics.median(times), "mean": statistics.mean(times), "first": times[0],
+                       "losses": losses, "plans": misses() - before})
+    print(json.dumps(passes))
 
 
 def main():
@@ -295,12 +297,14 @@ def main():
             if isinstance(r, str):
                 print(f"{name} {r}", flush=True)
                 continue
-            ours = ours or r
-            agree = all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(r["losses"], ours["losses"]))
-            plans = f"  new plans {r['plans'][0]}, then {r['plans'][1]}" if r["plans"] else ""
-            print(f"{name} median {r['median']:8.3f} ({r['median'] / ours['median']:6.2f} x ours)  mean {r['mean']:8.3f} "
-                  f"({r['mean'] / ours['mean']:6.2f} x)  first {r['first']:8.1f}  again {r['again']:8.3f}  {len(r['losses'])} trees, mean "
-                  f"loss {statistics.mean(r['losses']):.6f}, last {r['last']:.6f}{'' if agree else '  LOSSES DIFFER'}{plans}", flush=True)
+            first, again = r
+            ours = ours or first
+            losses = first["losses"]
+            agree = all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(losses, ours["losses"]))
+            plans = f"  new plans {first['plans']}, then {again['plans']}" if framework == "knet" else ""
+            ratios = {what: f"{first[what]:8.3f} ({first[what] / ours[what]:6.2f} x ours)" for what in ("median", "mean")}
+            print(f"{name} median {ratios['median']}  mean {ratios['mean']}  first {first['first']:8.1f}  again {again['median']:8.3f}  {len(losses)} trees, mean loss {statistics.mean(losses):.6f}"
+                  f"{'' if agree else '  LOSSES DIFFER'}{plans}", flush=True)
 
 
 if __name__ == "__main__":
