@@ -302,8 +302,9 @@ def main():
             losses = first["losses"]
             agree = all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(losses, ours["losses"]))
             plans = f"  new plans {first['plans']}, then {again['plans']}" if framework == "knet" else ""
-            ratios = {what: f"{first[what]:8.3f} ({first[what] / ours[what]:6.2f} x ours)" for what in ("median", "mean")}
-            print(f"{name} median {ratios['median']}  mean {ratios['mean']}  first {first['first']:8.1f}  again {again['median']:8.3f}  {len(losses)} trees, mean loss {statistics.mean(losses):.6f}"
+            ratios = {k: f"{first[k]:8.3f} ({first[k] / ours[k]:6.2f} x ours)" for k in ("median", "mean")}
+            print(f"{name} median {ratios['median']}  mean {ratios['mean']}  first {first['first']:8.1f}  "
+                  f"again {again['median']:8.3f}  {len(losses)} trees, mean loss {statistics.mean(losses):.6f}"
                   f"{'' if agree else '  LOSSES DIFFER'}{plans}", flush=True)
 
 
