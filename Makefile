@@ -11,7 +11,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -name '*.pyc' ! -path '*/__pycache__/*')
 
-.PHONY: demo test test-all bench sanitize build clean
+.PHONY: demo test test-all peers bench sanitize build clean
 
 demo: $(VENV)/installed
 	$(PY) examples/demo.py

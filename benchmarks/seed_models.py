@@ -1,24 +1,30 @@
-"""Training steps of the seed's five models: ours beside PyTorch (eager, compiled) and JAX (jit).
+"""Training steps of the seed's five models: ours beside PyTorch, JAX, TensorFlow, MLX, tinygrad, autograd and NumPy.
 
-    python benchmarks/seed_models.py [--models linreg,mlp] [--peers torch,compile,jax] [--threads N] [--repeats 7]
+    python benchmarks/seed_models.py [--models linreg,mlp] [--peers torch,compile,jax,mlx] [--threads N] [--repeats 7]
 
-Every framework gets the same weights and data, does the same number of steps from them, and must arrive at the same loss
-(checked to 1e-3 relative); then a step is timed: the median over `repeats` of the mean of a block of steps. Each framework runs
-in a process of its own, with as many threads as we use and no variable set that chooses its kernels. A peer gets its best
-idiomatic form: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM as well as a hand-written cell; JAX jits
-the whole step, donates its parameters and scans over time. We write every model as plain Python, the LSTM cell by hand.
+Every framework gets the same weights and data, does the same number of steps from them, and must arrive at the same
+loss (checked to 1e-3 relative); then a step is timed: the median over `repeats` of the mean of a block of steps. Each
+framework runs in a process of its own, with as many threads as we use and no variable set that chooses its kernels. A
+peer gets its best idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM
+as well as a hand-written cell, both also compiled; JAX jits the whole step, donates its parameters and scans over time,
+and (`scan`) runs a whole epoch of linreg and the MLP in one call, so that Python is not there at all; TensorFlow has
+the step in a tf.function, tinygrad in a TinyJit (it needs clang), MLX plain and in mx.compile (its wheel for Linux,
+0.32.4, brings the reference BLAS: 4.5 GFLOP/s). NumPy's derivatives are written by hand. Those whose images have their
+channels last (MLX, TensorFlow) get weights in that order. We write every model as plain Python, the LSTM cell by hand.
+A peer that is not installed, or takes longer than five minutes (100 time steps compiled one by one, say), is left out
+with a word.
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
+
+import interleave
 
 LR = {"linreg": 0.1, "softmax": 0.02, "mlp": 0.1, "lenet": 0.1, "charlm": 0.5}
 CHECK_STEPS = {"linreg": 50, "softmax": 20, "mlp": 20, "lenet": 5, "charlm": 2}
 BLOCK = {"linreg": 1000, "softmax": 500, "mlp": 300, "lenet": 10, "charlm": 1}
+PATIENCE = 60  # seconds, after which a slow one is not repeated any more
 VOCAB, HIDDEN, TIME, BATCH = 84, 256, 100, 128
 
 
@@ -52,7 +58,7 @@ def problem(model):
 
 # ---- ours
 
-def knet_step(model):
+def knet_step(model, form):
     import numpy as np
 
     import knet
@@ -112,7 +118,7 @@ def torch_step(model, form):
     zero = torch.zeros(BATCH, HIDDEN)
     lr = LR[model]
     lstm = None
-    if model == "charlm" and form != "hand":  # nn.LSTM with our weights; its gate order is input, forget, cell, output
+    if model == "charlm" and form.endswith("nn.LSTM"):  # our weights; its gate order is input, forget, cell, output
         lstm = torch.nn.LSTM(HIDDEN, HIDDEN)
         order = [1, 0, 3, 2]
         with torch.no_grad():
@@ -124,6 +130,14 @@ def torch_step(model, form):
             lstm.bias_hh_l0.zero_()
         lstm.bias_hh_l0.requires_grad_(False)  # one bias, as in the hand-written cell
         w = [w[0], *[p for p in lstm.parameters() if p.requires_grad], w[3], w[4]]
+
+    def cell(h, c, x, w, b):
+        f, i, o, n = (torch.cat([x, h], 1) @ w + b).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(n)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    if form == "compiled cell":
+        cell = torch.compile(cell)
 
     def loss_of(x, y):
         if model == "linreg":
@@ -142,16 +156,14 @@ def torch_step(model, form):
         h = c = zero
         total = 0
         for t in range(TIME):
-            f, i, o, n = (torch.cat([w[0][x[t]], h], 1) @ w[1] + w[2]).chunk(4, 1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(n)
-            h = torch.sigmoid(o) * torch.tanh(c)
+            h, c = cell(h, c, w[0][x[t]], w[1], w[2])
             total = total + F.cross_entropy(h @ w[3] + w[4], y[t])
         return total / TIME
 
     if model == "lenet" and form == "channels-last":
         x = x.contiguous(memory_format=torch.channels_last)
         w = [p.detach().contiguous(memory_format=torch.channels_last).requires_grad_() if p.ndim == 4 else p for p in w]
-    forward = torch.compile(loss_of) if form.startswith("compile") else loss_of
+    forward = torch.compile(loss_of) if form in ("compile", "compiled nn.LSTM") else loss_of
 
     def step():
         loss = forward(x, y)
@@ -165,7 +177,7 @@ def torch_step(model, form):
 
 # ---- JAX
 
-def jax_step(model):
+def jax_step(model, form):
     import jax
     import jax.numpy as jnp
     w, x, y = problem(model)
@@ -204,45 +216,293 @@ def jax_step(model):
         _, h = jax.lax.scan(cell, (zero, zero), w[0][x])
         return nll((h @ w[3] + w[4]).reshape(-1, VOCAB), y.reshape(-1))
 
-    @jax.jit
     def update(w, x, y):
         loss, d = jax.value_and_grad(loss_of)(w, x, y)
         return loss, [a - lr * b for a, b in zip(w, d)]
 
+    if form == "scan":
+        def epoch(w, x, y, steps):
+            def one(w, _):
+                loss, w = update(w, x, y)
+                return w, loss
+            w, losses = jax.lax.scan(one, w, length=steps)
+            return losses[-1], w
+        call = jax.jit(epoch, static_argnums=3, donate_argnums=0)
+    else:
+        call = jax.jit(update, donate_argnums=0)
+
     state = [w]
 
-    def step():
-        loss, state[0] = update(state[0], x, y)
+    def step(*steps):
+        loss, state[0] = call(state[0], x, y, *steps)
         return loss
 
     return step, lambda v: v.item()
 
 
-FORMS = {"knet": ["plain"], "torch": ["eager"], "compile": ["compile"], "jax": ["jit"]}
+# ---- TensorFlow
+
+def tf_step(model, form):
+    import tensorflow as tf
+    w, x, y = problem(model)
+    w = channels_last(model, w)
+    x = x.transpose(0, 2, 3, 1) if model == "lenet" else x
+    w, x, y = [tf.Variable(a) for a in w], tf.constant(x), tf.constant(y)
+    lr = LR[model]
+
+    def nll(scores, labels):
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, scores))
+
+    def loss_of():
+        if model == "linreg":
+            return tf.reduce_sum((x @ w[0] + w[1] - y) ** 2) / len(y)
+        if model == "softmax":
+            return nll(x @ w[0] + w[1], y)
+        if model == "mlp":
+            return nll(tf.nn.relu(x @ w[0] + w[1]) @ w[2] + w[3], y)
+        if model == "lenet":
+            z = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(x, w[0], 1, "VALID") + w[1]), 2, 2, "VALID")
+            z = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(z, w[2], 1, "VALID") + w[3]), 2, 2, "VALID")
+            return nll(tf.nn.relu(tf.reshape(z, (len(x), -1)) @ w[4] + w[5]) @ w[6] + w[7], y)
+        h = c = tf.zeros((BATCH, HIDDEN))
+        total = 0.0
+        for t in range(TIME):
+            f, i, o, n = tf.split(tf.concat([tf.gather(w[0], x[t]), h], 1) @ w[1] + w[2], 4, 1)
+            c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(n)
+            h = tf.sigmoid(o) * tf.tanh(c)
+            total += nll(h @ w[3] + w[4], y[t])
+        return total / TIME
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = loss_of()
+        for a, d in zip(w, tape.gradient(loss, w)):
+            a.assign_sub(lr * tf.convert_to_tensor(d))
+        return loss
+
+    return step, lambda v: float(v)
 
 
-def worker(model, framework, form, threads, repeats):
-    if framework == "knet":
-        import knet
-        knet.config.threads = threads
-        step, item = knet_step(model)
-    elif framework in ("torch", "compile"):
-        import torch
-        torch.set_num_threads(threads)
-        step, item = torch_step(model, form)
-    else:
-        step, item = jax_step(model)
-    start = time.perf_counter()
-    for _ in range(CHECK_STEPS[model]):
-        value = step()
-    loss = item(value)
-    first = time.perf_counter() - start
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(BLOCK[model]):
+def channels_last(model, w):
+    """Weights for images whose channels are last in memory; filters (window, window, in, out)."""
+    if model != "lenet":
+        return w
+    hidden = w[4].reshape(50, 4, 4, 500).transpose(1, 2, 0, 3).reshape(800, 500)
+    return [w[0].transpose(2, 3, 1, 0), w[1].reshape(-1), w[2].transpose(2, 3, 1, 0), w[3].reshape(-1), hidden, *w[5:]]
+
+
+# ---- MLX
+
+def mlx_step(model, form):
+    import mlx.core as mx
+    import mlx.nn as nn
+    w, x, y = problem(model)
+    w = channels_last(model, w)
+    if model == "lenet":
+        x = x.transpose(0, 2, 3, 1)
+        w = [w[0].transpose(3, 0, 1, 2), w[1], w[2].transpose(3, 0, 1, 2), *w[3:]]
+    state, x, y = [mx.array(a) for a in w], mx.array(x), mx.array(y)
+    pool = nn.MaxPool2d(2, 2)
+    lr = LR[model]
+
+    def nll(scores, labels):
+        return nn.losses.cross_entropy(scores, labels, reduction="mean")
+
+    def loss_of(w):
+        if model == "linreg":
+            return ((x @ w[0] + w[1] - y) ** 2).sum() / len(y)
+        if model == "softmax":
+            return nll(x @ w[0] + w[1], y)
+        if model == "mlp":
+            return nll(nn.relu(x @ w[0] + w[1]) @ w[2] + w[3], y)
+        if model == "lenet":
+            z = pool(nn.relu(mx.conv2d(x, w[0]) + w[1]))
+            z = pool(nn.relu(mx.conv2d(z, w[2]) + w[3]))
+            return nll(nn.relu(z.reshape(len(x), -1) @ w[4] + w[5]) @ w[6] + w[7], y)
+        h = c = mx.zeros((BATCH, HIDDEN))
+        total = 0
+        for t in range(TIME):
+            f, i, o, n = mx.split(mx.concatenate([w[0][x[t]], h], 1) @ w[1] + w[2], 4, 1)
+            c = mx.sigmoid(f) * c + mx.sigmoid(i) * mx.tanh(n)
+            h = mx.sigmoid(o) * mx.tanh(c)
+            total = total + nll(h @ w[3] + w[4], y[t])
+        return total / TIME
+
+    def update(w):
+        loss, d = mx.value_and_grad(loss_of)(w)
+        return loss, [a - lr * b for a, b in zip(w, d)]
+
+    call = mx.compile(update) if form == "compile" else update
+
+    def step():
+        nonlocal state
+        loss, state = call(state)
+        mx.eval(loss, state)
+        return loss
+
+    return step, lambda v: v.item()
+
+
+# ---- tinygrad
+
+def tinygrad_step(model, form):
+    from tinygrad import Tensor, TinyJit
+    w, x, y = problem(model)
+    y = y if model == "linreg" else y.astype("int32")
+    w, x, y = [Tensor(a).realize() for a in w], Tensor(x).realize(), Tensor(y).realize()
+    lr = LR[model]
+
+    def loss_of():
+        if model == "linreg":
+            return ((x @ w[0] + w[1] - y) ** 2).sum() / x.shape[0]
+        if model == "softmax":
+            return (x @ w[0] + w[1]).sparse_categorical_crossentropy(y)
+        if model == "mlp":
+            return ((x @ w[0] + w[1]).relu() @ w[2] + w[3]).sparse_categorical_crossentropy(y)
+        if model == "lenet":
+            z = (x.conv2d(w[0]) + w[1]).relu().max_pool2d(2)
+            z = (z.conv2d(w[2]) + w[3]).relu().max_pool2d(2)
+            return ((z.flatten(1) @ w[4] + w[5]).relu() @ w[6] + w[7]).sparse_categorical_crossentropy(y)
+        h = c = Tensor.zeros(BATCH, HIDDEN)
+        total = 0
+        for t in range(TIME):
+            f, i, o, n = (w[0][x[t]].cat(h, dim=1) @ w[1] + w[2]).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * n.tanh()
+            h = o.sigmoid() * c.tanh()
+            total = total + (h @ w[3] + w[4]).sparse_categorical_crossentropy(y[t])
+        return total / TIME
+
+    @TinyJit
+    def step():
+        loss = loss_of()
+        new = [a - lr * d for a, d in zip(w, loss.gradient(*w))]
+        Tensor.realize(loss, *[a.assign(b) for a, b in zip(w, new)])
+        return loss
+
+    return step, lambda v: v.item()
+
+
+# ---- autograd, and NumPy with derivatives by hand
+
+def autograd_step(model, form):
+    import autograd.numpy as np
+    from autograd import value_and_grad
+    from autograd.scipy.special import logsumexp
+    w, x, y = problem(model)
+    lr = LR[model]
+
+    def nll(scores, labels):
+        return np.mean(logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels])
+
+    def sigm(x):
+        return 0.5 * np.tanh(0.5 * x) + 0.5
+
+    def loss_of(w):
+        if model == "linreg":
+            return np.sum((x @ w[0] + w[1] - y) ** 2) / len(y)
+        if model == "softmax":
+            return nll(x @ w[0] + w[1], y)
+        if model == "mlp":
+            return nll(np.maximum(x @ w[0] + w[1], 0) @ w[2] + w[3], y)
+        h = c = np.zeros((BATCH, HIDDEN), "float32")
+        total = 0
+        n = HIDDEN
+        for t in range(TIME):
+            gates = np.concatenate([w[0][x[t]], h], 1) @ w[1] + w[2]
+            f, i, o = sigm(gates[:, :n]), sigm(gates[:, n:2 * n]), sigm(gates[:, 2 * n:3 * n])
+            c = f * c + i * np.tanh(gates[:, 3 * n:])
+            h = o * np.tanh(c)
+            total = total + nll(h @ w[3] + w[4], y[t])
+        return total / TIME
+
+    value_and_gradient = value_and_grad(loss_of)
+
+    def step():
+        loss, d = value_and_gradient(w)
+        for a, b in zip(w, d):
+            a -= lr * b
+        return loss
+
+    return step, float
+
+
+def numpy_step(model, form):
+    import numpy as np
+    w, x, y = problem(model)
+    rows, lr = np.arange(len(y)), np.float32(LR[model])
+
+    def nll(scores):
+        """The loss and its derivative by the scores."""
+        scores -= scores.max(1, keepdims=True)
+        p = np.exp(scores)
+        total = p.sum(1, keepdims=True)
+        p /= total
+        loss = (np.log(total[:, 0]) - scores[rows, y]).mean()
+        p[rows, y] -= 1
+        p /= len(y)
+        return loss, p
+
+    def step():
+        if model == "linreg":
+            e = x @ w[0] + w[1] - y
+            loss = (e * e).sum() / len(y)
+            e *= 2 / len(y)
+            d = [x.T @ e, e.sum(0)]
+        elif model == "softmax":
+            loss, e = nll(x @ w[0] + w[1])
+            d = [x.T @ e, e.sum(0)]
+        else:
+            h = np.maximum(x @ w[0] + w[1], 0)
+            loss, e = nll(h @ w[2] + w[3])
+            b = e @ w[2].T
+            b *= h > 0
+            d = [x.T @ b, b.sum(0), h.T @ e, e.sum(0)]
+        for a, b in zip(w, d):
+            b *= lr
+            a -= b
+        return loss
+
+    return step, float
+
+
+# Each framework's forms, and those of a model that has others.
+FORMS = {"knet": ["plain"], "torch": ["eager"], "compile": ["compile"], "jax": ["jit"], "tf": ["function"],
+         "mlx": ["plain", "compile"], "tinygrad": ["jit"], "autograd": ["numpy"], "numpy": ["hand"]}
+OTHERS = {("torch", "lenet"): ["eager", "channels-last"], ("torch", "charlm"): ["hand", "nn.LSTM"],
+          ("compile", "charlm"): ["compiled cell", "compiled nn.LSTM"],
+          ("jax", "linreg"): ["jit", "scan"], ("jax", "mlp"): ["jit", "scan"],
+          ("autograd", "lenet"): [],  # it has no convolution to speak of
+          ("numpy", "lenet"): [], ("numpy", "charlm"): []}
+STEPS = {"knet": knet_step, "torch": torch_step, "compile": torch_step, "jax": jax_step, "tf": tf_step, "mlx": mlx_step,
+         "tinygrad": tinygrad_step, "autograd": autograd_step, "numpy": numpy_step}
+
+
+def runner(framework, model, form):
+    """A function that does n steps and returns the last loss, and one that reads a loss."""
+    step, item = STEPS[framework](model, form)
+    if form == "scan":
+        return step, item
+
+    def run(n):
+        for _ in range(n):
             value = step()
-        item(value)
+        return value
+
+    return run, item
+
+
+def worker(framework, model, form, threads, repeats):
+    interleave.settle(framework, threads)
+    run, item = runner(framework, model, form)
+    start = time.perf_counter()
+    loss = item(run(CHECK_STEPS[model]))
+    first = time.perf_counter() - start
+    item(run(BLOCK[model]))  # not counted: a scan is compiled for its number of steps
+    times = []
+    while len(times) < repeats and sum(times) * BLOCK[model] < PATIENCE:
+        start = time.perf_counter()
+        item(run(BLOCK[model]))
         times.append((time.perf_counter() - start) / BLOCK[model])
     print(json.dumps({"loss": loss, "ms": statistics.median(times) * 1e3, "min": min(times) * 1e3, "first": first}))
 
@@ -250,37 +510,28 @@ def worker(model, framework, form, threads, repeats):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", default="linreg,softmax,mlp,lenet,charlm")
-    p.add_argument("--peers", default="torch,compile,jax")
-    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--peers", default=",".join(FORMS).removeprefix("knet,"))
+    p.add_argument("--threads", type=int, default=interleave.CORES)
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
         return worker(*args.worker, args.threads, args.repeats)
-    env = {k: v for k, v in os.environ.items()
-           if k not in ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    print(f"{args.threads} threads; milliseconds per training step, median of {args.repeats}; best peer = the fastest form that ran")
+    print(f"{args.threads} threads; milliseconds per training step, median of {args.repeats}")
     for model in args.models.split(","):
-        rows = []
+        ours = None
         for framework in ["knet", *args.peers.split(",")]:
-            forms = FORMS[framework]
-            if model == "lenet" and framework == "torch":
-                forms = ["eager", "channels-last"]
-            if model == "charlm" and framework == "torch":
-                forms = ["hand", "nn.LSTM"]
-            for form in forms:
-                run = subprocess.run([sys.executable, __file__, "--threads", str(args.threads), "--repeats", str(args.repeats),
-                                      "--worker", model, framework, form], env=env, capture_output=True, text=True)
-                if run.returncode:
-                    print(f"  {model}: {framework} {form} did not run: {run.stderr.strip().splitlines()[-1:]}")
+            for form in OTHERS.get((framework, model), FORMS[framework]):
+                r = interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats),
+                                     threads=args.threads)
+                name = f"{model:8} {framework + ' ' + form:24}"
+                if isinstance(r, str):
+                    print(f"{name} {r}", flush=True)
                     continue
-                rows.append((framework, form, json.loads(run.stdout.strip().splitlines()[-1])))
-        ours = rows[0][2] if rows and rows[0][0] == "knet" else None
-        for framework, form, r in rows:
-            ratio = f"{r['ms'] / ours['ms']:6.2f} x ours" if ours else ""
-            agree = "" if ours is None or abs(r["loss"] - ours["loss"]) <= 1e-3 * abs(ours["loss"]) else "  LOSS DIFFERS"
-            print(f"{model:8} {framework + ' ' + form:20} {r['ms']:9.4f} ms (min {r['min']:.4f})  loss {r['loss']:.6f}  "
-                  f"first {r['first']:6.2f} s  {ratio}{agree}", flush=True)
+                ours = ours or r
+                agree = "" if abs(r["loss"] - ours["loss"]) <= 1e-3 * abs(ours["loss"]) else "  LOSS DIFFERS"
+                print(f"{name} {r['ms']:9.4f} ms (min {r['min']:.4f})  loss {r['loss']:.6f}  "
+                      f"first {r['first']:6.2f} s  {r['ms'] / ours['ms']:6.2f} x ours{agree}", flush=True)
 
 
 if __name__ == "__main__":
