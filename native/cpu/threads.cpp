@@ -40,6 +40,12 @@ constexpr double kRouseNs = 100e3;
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
+// On a busy machine a worker may lose its core in the middle of a task, for some milliseconds, and the caller waits. When it has
+// waited this long, and twice as long as it worked itself, half as many threads take part in the jobs that follow; after kCalm
+// jobs without such a wait twice as many again. LeNet's step beside four busy processes on four cores: see
+// benchmarks/README.md.
+constexpr auto kLongWait = std::chrono::microseconds(300);
+constexpr int kCalm = 200;
 constexpr int kMaxThreads = 1024;
 
 inline void relax() {
@@ -169,7 +175,9 @@ class Pool {
   bool run(Job& job, double cost_ns) {
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
     start(job.helpers);
-    job.helpers = std::min(job.helpers, started_.load(std::memory_order_relaxed));
+    job.helpers = std::min({job.helpers, started_.load(std::memory_order_relaxed), allowed_ - 1});
+    if (allowed_ < kMaxThreads && ++calm_ > kCalm) allow(2 * allowed_);
+    const auto begin = Clock::now();
     shares_ = std::min(job.helpers + 1, kMaxShares);
     for (int64_t s = 0; s < shares_; ++s) {
       share_[s].next.store(job.tasks * s / shares_, std::memory_order_relaxed);
@@ -187,8 +195,12 @@ class Pool {
     }
     work(0);
     uint32_t gate = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
-    if ((gate & kActive) && !spin([&] { return !((gate = gate_.load(std::memory_order_acquire)) & kActive); }))
+    if ((gate & kActive) && !spin([&] { return !((gate = gate_.load(std::memory_order_acquire)) & kActive); })) {
+      const auto end = Clock::now();
       while ((gate = gate_.load(std::memory_order_acquire)) & kActive) gate_.wait(gate, std::memory_order_acquire);
+      const auto waited = Clock::now() - end;
+      if (waited > kLongWait && waited > 2 * (end - begin)) allow((job.helpers + 1) / 2);
+    }
     busy_.store(false, std::memory_order_release);
     return true;
   }
@@ -232,6 +244,11 @@ class Pool {
         if (task < mine.end) job_->run(task);
       }
     }
+  }
+
+  void allow(int threads) {
+    allowed_ = std::clamp(threads, 1, kMaxThreads);
+    calm_ = 0;
   }
 
   bool join() {
@@ -321,6 +338,7 @@ class Pool {
 
   std::atomic<bool> busy_{false};
   std::atomic<int> started_{0}, wanted_{0};
+  int allowed_ = kMaxThreads, calm_ = 0;  // threads that may take part, and jobs since that was changed
   Job* job_ = nullptr;
   int shares_ = 1;
   bool chain_ = false;  // the job is long enough for a worker that joins it to wake the next one first

@@ -98,9 +98,9 @@ class Batcher {
   std::vector<Use> uses_;
   std::vector<uint32_t> height_;    // node -> longest way to the end
   std::vector<uint32_t> missing_;   // node -> operands that are not available yet
-  std::vector<bool> available_;     // node: could be emitted now, or has been
-  std::vector<bool> done_;          // node: emitted, or part of something that is
-  std::vector<bool> result_;        // value of g_: asked for
+  std::vector<uint8_t> available_;  // node: could be emitted now, or has been
+  std::vector<uint8_t> done_;       // node: emitted, or part of something that is
+  std::vector<uint8_t> result_;     // value of g_: asked for
   std::unordered_map<uint64_t, Bucket> buckets_;
   std::vector<Bucket*> waiting_;
   Values arrived_;
@@ -108,7 +108,7 @@ class Batcher {
   Values role_;                     // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
   std::vector<std::vector<Term>> sums_;  // what each adds up
   std::vector<Values> scatters_;         // each chain, first to last
-  std::vector<bool> absorbed_;      // node: computed as part of a sum
+  std::vector<uint8_t> absorbed_;   // node: computed as part of a sum
   Values summed_in_;                // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
   std::unordered_map<int64_t, uint32_t> numbers_;
   std::unordered_map<uint32_t, std::vector<std::pair<Values, uint32_t>>> lifted_;
@@ -162,8 +162,7 @@ class Batcher {
     for (size_t i = n_nodes; i-- > 0;)
       for (uint32_t v : g_.in(g_.nodes[i]))
         height_[g_.maker[v]] = std::max(height_[g_.maker[v]], height_[i] + !absorbed_[i]);
-    out_.values.reserve(n_values);
-    out_.nodes.reserve(n_nodes);
+    out_.reserve(g_, 1.3);
   }
 
   // Sums of many terms of one shape, of which the partial sums have no other reader.
@@ -470,8 +469,9 @@ class Batcher {
   // The same for operands of a group: what makes small operands is batched as well, if it is alike.
   uint32_t lifted(const Values& vs, int depth = 0) {
     if (in_order(vs)) return stacked(vs);
-    for (const auto& [known, c] : lifted_[vs[0]])
-      if (known == vs) return c;
+    if (auto k = lifted_.find(vs[0]); k != lifted_.end())
+      for (const auto& [known, c] : k->second)
+        if (known == vs) return c;
     uint32_t c = kNone;
     if (depth < kLiftDepth) {
       const Values makers = fresh_makers(vs);
@@ -1004,13 +1004,12 @@ Graph batch(Graph g, std::string* told) {
   g = push_slices(split_products(std::move(g)));
   join_slices(g);
   // Most plans have no matrix in more than one product.
-  std::unordered_map<uint32_t, uint32_t> count;
+  std::vector<uint32_t> count(g.values.size());
   bool any = false;
   for (const auto& n : g.nodes)
     if (is_plain_product(g, n)) any |= ++count[g.in(n)[1]] > 1 || (g.values[n.out].shape[1] == 1 && ++count[g.in(n)[0]] > 1);
   if (any) g = Batcher(std::move(g), told).run();
-  accumulate_products(g);
-  return prune(g);
+  return accumulate_products(g) ? prune(g) : g;
 }
 
 }  // namespace knet

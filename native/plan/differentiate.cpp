@@ -40,9 +40,14 @@ class Backward {
 
  private:
   Graph& g_;
-  std::vector<bool> needed_;     // depends on a leaf, through differentiable operations only
+  std::vector<uint8_t> needed_;  // depends on a leaf, through differentiable operations only
   std::vector<uint32_t> grads_;  // per value: its gradient so far
   uint32_t first_ = 0;           // the earliest node that makes a leaf
+  // Of the operation that is being differentiated; members, so that their memory is used again.
+  std::vector<uint32_t> in_, operands_;
+  std::vector<Spec> specs_;
+  std::vector<const Spec*> pointers_;
+  std::vector<int64_t> attrs_;
 
   static bool passes(Op op) {
     return op == Op::param || op == Op::alias;
@@ -72,7 +77,8 @@ class Backward {
     for (uint32_t i = 0; i < node.n_out; ++i)
       if (grads_[node.out + i] != kNone) has_dy |= 1ull << i;
     if (!has_dy || !node.n_in) return;
-    std::vector<uint32_t> in(g_.in(node).begin(), g_.in(node).end());
+    in_.assign(g_.in(node).begin(), g_.in(node).end());
+    const std::vector<uint32_t>& in = in_;
     bool any = false;
     for (uint32_t v : in) any |= needed_[v];
     if (!any) return;
@@ -86,22 +92,26 @@ class Backward {
         if (needed_[in[i]]) needs |= 1ull << i;
     }
     const OpInfo& about = info(node.op);
-    std::vector<uint32_t> operands;
+    std::vector<uint32_t>& operands = operands_;
+    operands.clear();
     for (uint32_t i = 0; i < node.n_out; ++i)
       if (has_dy >> i & 1) operands.push_back(grads_[node.out + i]);
     for (uint32_t i = 0; i < node.n_out; ++i) operands.push_back(node.out + i);
     operands.insert(operands.end(), in.begin(), in.end());
     // Elementwise rules do not look at shapes: one template serves all.
-    std::vector<Spec> specs;
+    std::vector<Spec>& specs = specs_;
+    specs.clear();
     for (uint32_t i = 0; i < node.n_out; ++i) specs.push_back(g_.values[node.out + i]);
     for (uint32_t v : in) specs.push_back(g_.values[v]);
     for (Spec& s : specs) {
       s.weak = false;
       if (about.kind == Kind::Elementwise) s.shape.rank = 0;
     }
-    std::vector<const Spec*> pointers;
+    std::vector<const Spec*>& pointers = pointers_;
+    pointers.clear();
     for (Spec& s : specs) pointers.push_back(&s);
-    std::vector<int64_t> attrs(g_.attr(node).begin(), g_.attr(node).end());
+    std::vector<int64_t>& attrs = attrs_;
+    attrs.assign(g_.attr(node).begin(), g_.attr(node).end());
     Signature sig{node.op, attrs, {pointers.data() + node.n_out, in.size()}, {pointers.data(), node.n_out}, has_dy, needs};
     auto results = derivative(sig)->instantiate(g_, operands, node.line);
     size_t r = 0;
@@ -194,7 +204,7 @@ Graph differentiate(Graph g) {
   if (!any) return g;
 
   Graph out;
-  out.values.reserve(g.values.size() * 3);
+  out.reserve(g, 3.5);
   std::vector<uint32_t> map(g.values.size());
   std::vector<uint32_t> in;
   std::vector<Spec> specs;

@@ -38,6 +38,14 @@ struct Graph {
                int32_t line = -1);
   // A structural scalar: op `constant`, attrs {dtype, bits}.
   uint32_t constant(Scalar s, DType t);
+  // Room for what a stage makes of `like`, times a factor.
+  void reserve(const Graph& like, double times = 1.1) {
+    nodes.reserve(size_t(double(like.nodes.size()) * times));
+    ins.reserve(size_t(double(like.ins.size()) * times));
+    attrs.reserve(size_t(double(like.attrs.size()) * times));
+    values.reserve(size_t(double(like.values.size()) * times));
+    maker.reserve(size_t(double(like.values.size()) * times));
+  }
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 

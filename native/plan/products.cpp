@@ -234,14 +234,16 @@ class Splitter {
 
 Graph split_products(Graph g) {
   // Most plans have no matrix in so many products: that is all there is to see.
-  std::unordered_map<uint32_t, uint32_t> count;
+  std::vector<uint32_t> count(g.values.size());
   bool many = false;
   for (const auto& n : g.nodes)
     if (is_plain_product(g, n)) many |= ++count[g.in(n)[1]] >= 2 * kManyProducts;
   return many ? Splitter(std::move(g)).run() : g;
 }
 
-void accumulate_products(Graph& g) {
+bool accumulate_products(Graph& g) {
+  if (std::ranges::none_of(g.nodes, [](const Graph::Node& n) { return n.op == Op::matmul; })) return false;
+  bool any = false;
   std::vector<uint32_t> uses(g.values.size());
   for (const auto& n : g.nodes)
     for (uint32_t v : g.in(n)) ++uses[v];
@@ -262,9 +264,11 @@ void accumulate_products(Graph& g) {
       n.in_at = uint32_t(g.ins.size());
       n.n_in = 3;
       g.ins.insert(g.ins.end(), in, in + 3);
+      any = true;
       break;
     }
   }
+  return any;
 }
 
 }  // namespace knet

@@ -10,7 +10,7 @@ Graph split_products(Graph);
 
 // c + a @ b, where nobody else reads the product, becomes one product that adds into c. It rounds the sum inside the
 // product's last addition.
-void accumulate_products(Graph&);
+bool accumulate_products(Graph&);
 
 // Products of one matrix in a plan from which batching and splitting are worth looking for.
 inline constexpr uint32_t kManyProducts = 4;

@@ -13,8 +13,8 @@ namespace {
 constexpr uint32_t kNone = ~0u;
 
 // Which nodes the outputs need. Inputs and scalars always stay: their order is the order of binding.
-std::vector<bool> live_nodes(const Graph& g, const std::vector<uint32_t>& instead) {
-  std::vector<bool> live(g.nodes.size());
+std::vector<uint8_t> live_nodes(const Graph& g, const std::vector<uint32_t>& instead) {
+  std::vector<uint8_t> live(g.nodes.size());
   auto need = [&](uint32_t v) { live[g.maker[instead.empty() ? v : instead[v]]] = true; };
   for (uint32_t v : g.outputs) need(v);
   for (size_t n = g.nodes.size(); n-- > 0;) {
@@ -180,6 +180,7 @@ class Rewriter {
 Graph prune(const Graph& g) {
   auto live = live_nodes(g, {});
   Graph out;
+  out.reserve(g, 1);
   std::vector<uint32_t> map(g.values.size(), kNone), in;
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     if (!live[i]) continue;
@@ -206,6 +207,7 @@ Graph simplify(Graph g) {
   auto live = live_nodes(g, instead);
 
   Graph out;
+  out.reserve(g);
   Rewriter rewrite(out, g.nodes.size());
   std::vector<uint32_t> map(g.values.size(), kNone), in;
   auto mapped = [&](uint32_t v) { return map[instead.empty() ? v : instead[v]]; };
