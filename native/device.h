@@ -25,6 +25,8 @@ class Step {
   virtual void run(char* const* out, const char* const* in, char* scratch) const = 0;
   // May out[k] be the same memory as in[j]? (in-place). Asked by the planner; only for operands of equal layout.
   virtual bool may_alias(int /*out*/, int /*in*/) const { return false; }
+  // May out[k] be null where nobody reads it?
+  virtual bool may_skip(int /*out*/) const { return false; }
   virtual std::string text() const { return {}; }  // one line for explain: kernel variant, tile sizes
   size_t scratch_bytes = 0;
   double cost_ns = 0;  // rough estimate on one core, for threading and for releasing the interpreter lock

@@ -153,16 +153,19 @@ class ReduceStep : public Step {
     prepare(reduced_);
     // Columns side by side if that is where neighbours in memory lie, else along what is reduced.
     columns_ = kept_.last().a == 1 && kept_.last().n > 1 && (reduced_.last().a != 1 || reduced_.last().n == 1);
-    int64_t work = columns_ ? std::clamp<int64_t>(kTask / std::max<int64_t>(count_, 1), 256, kBlock)
-                            : std::clamp<int64_t>(kTask / std::max<int64_t>(count_, 1), 1, kBlock);
-    block_ = Split(results_, work);
+    // Memory is read in order: whole pages of columns, and many results at once where what is reduced is outermost.
+    const bool outermost = reduced_.d[0].a > kept_.d[0].a;
+    block_ = Split(results_, columns_ || outermost ? kBlock
+                             : std::clamp<int64_t>(kTask / std::max<int64_t>(count_, 1), 1, kBlock));
     int64_t chunks = 1;
     if (block_.tasks() < kParallel) {
       int64_t least = std::max<int64_t>(1, kTask / std::min(block_.grain, std::max<int64_t>(results_, 1)));
       chunks = std::clamp<int64_t>(ceil_div(count_, least), 1,
                                    ceil_div(2 * kParallel, std::max<int64_t>(block_.tasks(), 1)));
     }
-    chunk_ = Split(count_, ceil_div(count_, chunks));
+    int64_t grain = ceil_div(count_, chunks);
+    if (const int64_t whole = reduced_.last().n; grain > whole) grain = ceil_div(grain, whole) * whole;
+    chunk_ = Split(count_, grain);
     chunks_ = std::max<int64_t>(1, chunk_.tasks());
     if (chunks_ > 1) scratch_bytes = size_t(results_ * chunks_) * acc_.bytes;
     bool unit = columns_ || reduced_.last().a == 1;
@@ -328,15 +331,30 @@ class ArgStep : public Step {
         if (T v = x[r * stride_]; wins(v, best)) best = v, at = r;
       return;
     }
-    constexpr int64_t kLook = 1024;
+    constexpr int64_t kLook = 2048;
     int64_t found = -1;
     for (int64_t r = r0; r < r1; r += kLook) {
       T b = best;
-      kernel_.rows(x + r, 1, 0, std::min(kLook, r1 - r), 1, &b);
+      const int64_t n = std::min(kLook, r1 - r);
+      kernel_.rows(x + r, 1, n, n, 1, &b);
       if (wins(b, best)) best = b, found = r;
     }
-    if (found >= 0)
-      for (at = found; !(x[at] == best || (best != best && x[at] != x[at])); ++at) {}
+    if (found < 0) return;
+    if (best == best) at = find(x, found, r1, [b = best](T v) { return v == b; });
+    else at = find(x, found, r1, [](T v) { return v != v; });
+  }
+
+  // The first place from `at` on where there is such an element. Some at a time, which the compiler makes vectors of.
+  template <class F>
+  static int64_t find(const T* x, int64_t at, int64_t end, F is) {
+    constexpr int64_t kGroup = 32;
+    for (; at + kGroup <= end; at += kGroup) {
+      int any = 0;
+      for (int64_t j = 0; j < kGroup; ++j) any |= is(x[at + j]);
+      if (any) break;
+    }
+    while (!is(x[at])) ++at;
+    return at;
   }
 
   void store(const int64_t* at, int64_t begin, int64_t end, int64_t* y) const {

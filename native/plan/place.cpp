@@ -16,6 +16,7 @@ namespace knet {
 namespace {
 
 constexpr uint32_t kNone = ~0u;
+constexpr uint32_t kNowhere = kNone - 1;  // for a piece: the value is not made at all
 constexpr int64_t kAlign = 64;  // a cache line, and the widest vector
 
 int64_t aligned(int64_t bytes, int64_t to = kAlign) { return (bytes + to - 1) / to * to; }
@@ -218,6 +219,11 @@ class Placer {
       for (size_t o = 0; o < out.size(); ++o) {
         const uint32_t v = out[o];
         const int64_t bytes = g_.values[v].bytes();
+        const bool part = !part_of.empty() && part_of[v].first != kNone;
+        if (last_[v] == k && output_[v] < 0 && !part && kernel.step->may_skip(int(o))) {
+          piece_of_[v] = kNowhere;
+          continue;
+        }
         uint32_t taken = kNone;
         int32_t donor = -1;
         for (size_t i = 0; bytes > 0 && i < in.size() && taken == kNone; ++i) {
@@ -248,7 +254,7 @@ class Placer {
         p.death = std::max(p.death, last_[v]);
         if (output_[v] >= 0) p.output = output_[v];
         taken_by_[taken] = k;
-        if (!part_of.empty() && part_of[v].first != kNone) std::tie(p.whole, p.offset) = part_of[v];
+        if (part) std::tie(p.whole, p.offset) = part_of[v];
       }
     }
     for (const Piece& p : pieces_)
@@ -302,6 +308,7 @@ class Placer {
     for (size_t i = 0; i < kernels_with_scratch.size(); ++i)
       out_.scratch[kernels_with_scratch[i]] = frame_ + pieces_[n_values + i].offset;
     for (uint32_t v = 0; v < piece_of_.size(); ++v) {
+      if (piece_of_[v] == kNowhere) continue;
       if (piece_of_[v] == kNone) {
         // Never computed: an input, a number, or empty.
         if (root(v) == v && out_.places[v].what == Place::None && output_[v] >= 0)

@@ -14,7 +14,7 @@ namespace {
 
 // A pointer of a run is base[which] + offset, and for slices of which the start is data, number * stride for each
 // such start. Bases: the arena, the constants, the inputs, the buffers of results.
-enum : uint32_t { kArena = 0, kConstants = 1, kInputs = 2 };
+enum : uint32_t { kArena, kConstants, kNothing, kInputs };
 
 struct Operand {
   uint32_t base;
@@ -98,6 +98,7 @@ class Flat final : public Program {
     BufferRef arena;
     if (arena_bytes > 0) arena = allocate(device_, size_t(arena_bytes));
     base[kArena] = arena ? arena->data : nullptr;
+    base[kNothing] = nullptr;
     base[kConstants] = constants_ ? constants_->data : nullptr;
     for (uint32_t i = 0; i < n_inputs_; ++i) base[kInputs + i] = inputs[i].data();
     Block<Located, 8> made(targets_.size());
@@ -202,6 +203,10 @@ class Flat final : public Program {
     const View& view = s.views[v];
     const Place& at = p.places[view.root];
     const int64_t size = int64_t(itemsize(view.layout.dtype));
+    if (at.what == Place::None) {
+      operands_.push_back({kNothing, kFixed, 0});
+      return;
+    }
     Operand o{kArena, kFixed, at.offset + view.offset * size};
     if (at.what == Place::Input) o.base = kInputs + at.index;
     else if (at.what == Place::Constant) o.base = kConstants;
@@ -237,7 +242,8 @@ class Flat final : public Program {
       most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
-      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort;
+      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort &&
+                  first.op != Op::top;
       steps_.push_back(kernel.step);
       lines_.push_back(first.line);
     }

@@ -516,6 +516,18 @@ void index(Op op, Ins in, Ints attrs, Specs& out) {
       result(out, DType::I64, x.device).shape = x.shape;
       return;
     }
+    case Op::top: {
+      const int64_t k = a.integer(), axis = checked_axis(op, a.integer(), x.shape);
+      if (k < 0 || k > x.shape[axis])
+        fail(op, "k = " + std::to_string(k) + " is out of range for axis " + std::to_string(axis) + " of " + str(x.shape) +
+                     ". Use 0 to " + std::to_string(x.shape[axis]) + ".");
+      for (DType t : {x.dtype, DType::I64}) {
+        Spec& y = result(out, t, x.device);
+        y.shape = x.shape;
+        y.shape[axis] = k;
+      }
+      return;
+    }
     default: fail(op, "no shape rule. Add one to native/trace/infer.cpp.", Error::Runtime);
   }
 }

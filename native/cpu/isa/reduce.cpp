@@ -128,8 +128,18 @@ inline Vector<T, L> pick_up(const T* x, int64_t stride) {
   return v;
 }
 
+// The processor's own prefetching stays within a page, and so close that one thread read 12 GB/s of float32; asking for
+// the lines this far ahead it reads 25 (Sapphire Rapids; 2 KB: 14, 4 KB: 22).
+constexpr int64_t kAhead = 8192;  // bytes
+
+template <class T>
+inline void prefetch(const T* x) {
+  __builtin_prefetch(x, 0, 3);
+}
+
+// What comes after the n elements lies at `next`.
 template <class R, class T>
-inline typename R::A row(const T* x, int64_t n) {
+inline typename R::A row(const T* x, int64_t n, const T* next) {
   using A = typename R::A;
   constexpr int L = kWidth / int(sizeof(A));
   A acc = R::identity;
@@ -137,9 +147,14 @@ inline typename R::A row(const T* x, int64_t n) {
   if (n >= L) {
     Vector<A, L> a[kStreams];
     for (auto& v : a) v = Vector<A, L>{} + A(R::identity);
-    for (; i + kStreams * L <= n; i += kStreams * L)
+    constexpr int64_t kLine = 64 / sizeof(T), kFar = kAhead / int64_t(sizeof(T));
+    for (; i + kStreams * L <= n; i += kStreams * L) {
+      const T* far = i + kFar < n ? x + i + kFar : next + (i + kFar - n);
+#pragma GCC unroll 8
+      for (int64_t j = 0; j < kStreams * L; j += kLine) prefetch(far + j);
 #pragma GCC unroll 8
       for (int s = 0; s < kStreams; ++s) a[s] = R::join(a[s], R::template read<L>(load<T, L>(x + i + s * L)));
+    }
     for (; i + L <= n; i += L) a[0] = R::join(a[0], R::template read<L>(load<T, L>(x + i)));
     for (int half = kStreams / 2; half; half /= 2)
       for (int s = 0; s < half; ++s) a[s] = R::join(a[s], a[s + half]);
@@ -170,7 +185,10 @@ void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int6
   for (; k < count; ++k, x += count_stride) {
     if (stride == 1 && n >= 16) {
       // Blocks keep the error of long double-precision sums that of a short one.
-      for (int64_t i = 0; i < n; i += 8192) acc[k] = R::join(acc[k], row<R, T>(x + i, n - i < 8192 ? n - i : 8192));
+      for (int64_t i = 0; i < n; i += 8192) {
+        const bool last = n - i <= 8192;
+        acc[k] = R::join(acc[k], row<R, T>(x + i, last ? n - i : 8192, last ? x + count_stride : x + i + 8192));
+      }
     } else {
       A a[2] = {acc[k], R::identity};
       int64_t i = 0;
@@ -190,11 +208,15 @@ void wide_cols(const T* x, int64_t cols, int64_t rows, int64_t row_stride, typen
   constexpr int L = kWidth / int(sizeof(A));
   using V = Vector<A, L>;
   auto at = [&](int64_t r, int64_t c) { return R::template read<L>(load<T, L>(x + r * row_stride + c)); };
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const int64_t far = (kAhead / int64_t(sizeof(T)) / (4 * cols) + 1) * 4 * row_stride;  // whole groups of rows
   int64_t r = 0;
   for (; r < rows; r += 4) {  // four rows for one pass over the accumulators
     int64_t c = 0;
     if (r + 4 <= rows) {
       for (; c + L <= cols; c += L) {
+        if (L >= kLine || c % kLine == 0)
+          for (int64_t q = r; q < r + 4; ++q) prefetch(x + q * row_stride + c + far);
         V a = load<A, L>(acc + c);
         a = R::join(a, R::join(R::join(at(r, c), at(r + 1, c)), R::join(at(r + 2, c), at(r + 3, c))));
         __builtin_memcpy(acc + c, &a, sizeof a);
@@ -218,14 +240,17 @@ void cols(const void* from, int64_t cols, int64_t rows, int64_t row_stride, void
   using A = typename R::A;
   const T* x = static_cast<const T*>(from);
   A* acc = static_cast<A*>(to);
-  // Narrow and without gaps: several rows side by side are one wide row, folded at the end.
-  int64_t fold = 256 / cols;
-  if (cols <= 64 && row_stride == cols && rows >= 4 * fold) {
-    A wide[256];
-    for (A& a : wide) a = R::identity;
+  // Without gaps several rows side by side are one wide row, folded at the end: for vectors if they are narrow, and
+  // pages are read one after the other (256 columns: 22 GB/s instead of 13).
+  constexpr int64_t kWidest = 1024;
+  const int64_t fold = (rows * cols >= 32 * kWidest ? kWidest : 256) / cols;
+  if (fold >= 2 && row_stride == cols && rows >= 4 * fold) {
+    A wide[kWidest];
+    for (int64_t i = 0; i < fold * cols; ++i) wide[i] = R::identity;
     int64_t whole = rows / fold;
     wide_cols<R, T>(x, fold * cols, whole, fold * cols, wide);
-    for (int64_t i = 0; i < fold * cols; ++i) acc[i % cols] = R::join(acc[i % cols], wide[i]);
+    for (const A* w = wide; w < wide + fold * cols; w += cols)
+      for (int64_t c = 0; c < cols; ++c) acc[c] = R::join(acc[c], w[c]);
     x += whole * fold * cols;
     rows -= whole * fold;
   }

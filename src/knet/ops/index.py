@@ -123,6 +123,15 @@ sort = primitive(
     samples=[sample((3, 5), axis=1), sample((4, 3), axis=0, descending=True)],
     doc="Values in order along an axis, equal ones in their old order, NaN last; and their old indices.")
 
+top = primitive(
+    "top", "x, k: int, axis: axis = -1, largest: bool = True", "Index", n_out=2, public=False,
+    grad=lambda dy, y, x, k, axis, largest:
+        [None if dy[0] is None else scatter_along_axis(_zeros(x), dy[0], y[1], axis=axis)],
+    reference=lambda x, k, axis=-1, largest=True:
+        tuple(np.take(v, range(k), axis) for v in _np_sort(x, axis, largest)),
+    samples=[sample((3, 5), k=2, axis=1), sample((40, 3), k=3, axis=0, largest=False)],
+    doc="The first k of a sorted axis and their old indices, found without sorting the others.")
+
 
 # ---- NumPy's functions
 
@@ -168,9 +177,8 @@ def argsort(x, axis=-1, descending=False):
     return sort(x, axis=axis, descending=descending)[1]
 
 
-@function(samples=[sample((3, 5), k=2), sample((5, 3), k=2, axis=0), sample((3, 5), k=3, largest=False)],
-          reference=lambda x, k, axis=-1, largest=True:
-              tuple(np.take(v, range(k), axis) for v in _np_sort(x, axis, largest)))
+@function(samples=[sample((3, 9), k=2), sample((9, 3), k=2, axis=0), sample((3, 5), k=3, largest=False)],
+          reference=top.reference)
 def topk(x, k, axis=-1, largest=True):
     """The k largest (or smallest) elements along an axis, best first, and their int64 indices.
 
@@ -184,6 +192,8 @@ def topk(x, k, axis=-1, largest=True):
         raise ValueError(
             f"[topk] k={k} is out of range for {n} elements along axis {axis} of {tuple(x.shape)}. Use 0 to {n}."
         )
+    if 4 * k < n:
+        return tuple(top(x, k=k, axis=axis, largest=largest))
     return tuple(part(v, axis, 0, k) if k < n else v for v in sort(x, axis=axis, descending=largest))
 
 
