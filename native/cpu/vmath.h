@@ -3,8 +3,9 @@
 // The compiler turns a loop over them into vector code for the instruction set that the file is built for. Everything lives
 // in an inline namespace named after that instruction set, so that the linker can never mix the copies.
 // Polynomials are interpolations at Chebyshev nodes in 60 digits; the relative error of each stands beside it.
-// float functions that need more than float inside (sin, erf, pow...) compute in double, which vectorises at half the width.
-// double functions without a vector form here (erf, cbrt, pow, inverse and hyperbolic ones) are calls to the C library.
+// float functions that need more than float inside (sin, erf, pow...) compute in double, which vectorises at half the width;
+// double functions that do compute in pairs of doubles. tests/test_vmath.py holds what each may be off by.
+// Not vectorised: gamma functions, erfinv, fmod, and sin, cos and tan of blocks with an argument beyond kWide.
 #pragma once
 #include <stdint.h>
 #include <type_traits>
@@ -120,6 +121,65 @@ KNET_VM T rint(T x) { return x; }
 KNET_VM float sqrt(float x) { return __builtin_sqrtf(x); }
 KNET_VM double sqrt(double x) { return __builtin_sqrt(x); }
 
+// ---- numbers in two parts ----
+
+// h + l, where l is what rounding h lost.
+template <class T>
+struct Pair { T h, l; };
+
+// a + b exactly, for |a| >= |b| or a = 0.
+template <Flt T>
+KNET_VM Pair<T> sum(T a, T b) {
+  T h = a + b;
+  return {h, (a - h) + b};
+}
+// a + b exactly.
+template <Flt T>
+KNET_VM Pair<T> add(T a, T b) {
+  T h = a + b, t = h - a;
+  return {h, (a - (h - t)) + (b - t)};
+}
+KNET_VM float upper_half(float x) { return from_bits(bits(x) & 0xfffff000u); }
+KNET_VM double upper_half(double x) { return from_bits(bits(x) & ~uint64_t(0x7ffffff)); }
+// a * b exactly, unless it is near the smallest numbers. Without a fused operation by halves of the digits (Dekker, 1971).
+template <Flt T>
+KNET_VM Pair<T> product(T a, T b) {
+  T h = a * b;
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  if constexpr (sizeof(T) == 4) return {h, __builtin_fmaf(a, b, -h)};
+  else return {h, __builtin_fma(a, b, -h)};
+#else
+  T ah = upper_half(a), bh = upper_half(b), al = a - ah, bl = b - bh;
+  return {h, ((ah * bh - h) + (ah * bl + al * bh)) + al * bl};
+#endif
+}
+template <Flt T>
+KNET_VM Pair<T> product(Pair<T> a, Pair<T> b) {
+  Pair<T> p = product(a.h, b.h);
+  return {p.h, p.l + (a.h * b.l + a.l * b.h)};
+}
+// n - q d, exact if q is close to n / d.
+template <Flt T>
+KNET_VM T residual(T n, T q, T d) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  if constexpr (sizeof(T) == 4) return __builtin_fmaf(-q, d, n);
+  else return __builtin_fma(-q, d, n);
+#else
+  T qh = upper_half(q), dh = upper_half(d), ql = q - qh, dl = d - dh;
+  return ((n - qh * dh) - (qh * dl + ql * dh)) - ql * dl;
+#endif
+}
+template <Flt T>
+KNET_VM Pair<T> quotient(Pair<T> n, Pair<T> d) {
+  T r = T(1) / d.h, q = n.h * r;
+  return {q, (residual(n.h, q, d.h) + (n.l - q * d.l)) * r};
+}
+template <Flt T>
+KNET_VM Pair<T> root(Pair<T> x) {
+  T y = sqrt(x.h);
+  return {y, select(y == 0, T(0), (residual(x.h, y, y) + x.l) / (y + y))};
+}
+
 // ---- exponentials ----
 
 // Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
@@ -148,57 +208,103 @@ KNET_VM double exp_tail(double r) {
               0x1.289337bb69512p-22, 0x1.af3ac01ffae9ap-26);
 }
 
-// x = k ln 2 + r
-struct Reduced32 { float r; int32_t k; };
-struct Reduced64 { double r; int64_t k; };
+// x = k ln 2 + r + c, c below the last bit of r
+struct Reduced32 { float r, c; int32_t k; };
+struct Reduced64 { double r, c; int64_t k; };
 KNET_VM Reduced32 exp_reduce(float x) {
   float t = x * 1.44269504f + kRound32, k = t - kRound32;
-  return {x - k * 0x1.62e4p-1f - k * 0x1.7f7d1cp-20f, int32_t(bits(t) - bits(kRound32))};
+  float h = x - k * 0x1.62e4p-1f, w = k * 0x1.7f7d1cp-20f, r = h - w;
+  return {r, (h - r) - w, int32_t(bits(t) - bits(kRound32))};
 }
 KNET_VM Reduced64 exp_reduce(double x) {
   double t = x * 1.4426950408889634 + kRound64, k = t - kRound64;
-  return {x - k * 0x1.62e42fefa2p-1 - k * 0x1.9ef35793c7673p-41, int64_t(bits(t) - bits(kRound64))};
+  double h = x - k * 0x1.62e42fefa2p-1, w = k * 0x1.9ef35793c7673p-41, r = h - w;
+  return {r, (h - r) - w, int64_t(bits(t) - bits(kRound64))};
 }
 template <class T>
-KNET_VM T clamp(T x, T lo, T hi) {  // NaN stays
-  x = select(x < lo, lo, x);
-  return select(x > hi, hi, x);
-}
+KNET_VM T most(T x, T hi) { return select(x > hi, hi, x); }  // NaN stays
+template <class T>
+KNET_VM T clamp(T x, T lo, T hi) { return most(select(x < lo, lo, x), hi); }
 
+// 1 + r is split into its rounded value and the rest: half an ulp less.
+template <Flt T>
+KNET_VM T exp_of(T r) {
+  Pair<T> s = sum(T(1), r);
+  return s.h + (s.l + r * r * exp_tail(r));
+}
 KNET_VM float exp(float x) {
   Reduced32 a = exp_reduce(clamp(x, -105.0f, 89.0f));
-  // 1 + r is split into its rounded value and the rest: half an ulp less.
-  float s = 1.0f + a.r, l = a.r - (s - 1.0f);
-  return scale(s + (l + a.r * a.r * exp_tail(a.r)), a.k);
+  return scale(exp_of(a.r), a.k);
 }
 KNET_VM double exp(double x) {
   Reduced64 a = exp_reduce(clamp(x, -750.0, 710.0));
-  return scale(1.0 + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+  return scale(exp_of(a.r), a.k);
 }
 KNET_VM double exp2(double x) {
   x = clamp(x, -1080.0, 1025.0);
   double t = x + kRound64, r = (x - (t - kRound64)) * 0.6931471805599453;
-  return scale(1.0 + (r + r * r * exp_tail(r)), int64_t(bits(t) - bits(kRound64)));
+  return scale(exp_of(r), int64_t(bits(t) - bits(kRound64)));
 }
 KNET_VM float exp2(float x) { return float(exp2(double(x))); }
+
+// (exp(r) - 1 - r - r^2/2) / (r^3/2) for |r| <= ln(2)/2: 7.0e-19, times r^3/2.
+KNET_VM double exp_cubic(double r) {
+  return poly(r, 0x1.5555555555556p-2, 0x1.5555555555555p-4, 0x1.11111111109b3p-6, 0x1.6c16c16c167e1p-9, 0x1.a01a01a7c41d5p-12,
+              0x1.a01a01a47b054p-15, 0x1.71de0dae63bb3p-18, 0x1.27e4e1f48534fp-21, 0x1.af38a9b0ec855p-25, 0x1.1f66df7fca49fp-28);
+}
+// exp(x + l) = (1 + m) 2^k with the digits of m that a T has no room for.
+template <class T>
+struct Power {
+  Pair<T> m;
+  std::conditional_t<sizeof(T) == 4, int32_t, int64_t> k;
+  Pair<T> one_more() const { Pair<T> s = sum(T(1), m.h); return {s.h, s.l + m.l}; }
+};
+KNET_VM Power<float> power(float x) {
+  Reduced32 a = exp_reduce(x);
+  Pair<float> s = sum(a.r, a.r * a.r * exp_tail(a.r));
+  return {{s.h, s.l + a.c}, a.k};
+}
+KNET_VM Pair<double> power_of(double r, double c) {
+  Pair<double> q = product(r, 0.5 * r), s = sum(r, q.h);
+  return sum(s.h, s.l + (r * q.h * exp_cubic(r) + (q.l + (c + c * r))));
+}
+KNET_VM Power<double> power(double x) {
+  Reduced64 a = exp_reduce(x);
+  return {power_of(a.r, a.c), a.k};
+}
+KNET_VM Power<double> power(Pair<double> x) {
+  Reduced64 a = exp_reduce(x.h);
+  Pair<double> r = sum(a.r, a.c + x.l);
+  return {power_of(r.h, r.l), a.k};
+}
 KNET_VM double exp10(double x) {
   x = clamp(x, -330.0, 310.0);
-  double t = x * 3.321928094887362 + kRound64, k = t - kRound64;
-  double r = ((x - k * 0x1.34413509f6p-2) - k * 0x1.9fef311f12b36p-42) * 2.302585092994046;
-  return scale(1.0 + (r + r * r * exp_tail(r)), int64_t(bits(t) - bits(kRound64)));
+  Pair<double> y = product(x, 0x1.26bb1bbb55516p+1);
+  Power<double> p = power(Pair<double>{y.h, y.l - x * 0x1.f48ad494ea3e9p-53});
+  Pair<double> e = p.one_more();
+  return scale(e.h + e.l, p.k);
 }
-KNET_VM float exp10(float x) { return float(exp10(double(x))); }
-// 2^k ((1 - 2^-k) + r + r^2 q): no cancellation, since exp(r) - 1 is never near -1. What r and the first sum lose is kept.
+KNET_VM float exp10(float x) {
+  double y = clamp(double(x), -50.0, 50.0);
+  return float(exp(y * 2.302585092994046));
+}
+// 2^k ((1 - 2^-k) + m): no cancellation, since m is never near -1.
+template <Flt T>
+KNET_VM Pair<T> less_one(Power<T> p) {
+  Pair<T> one = sum(T(1), -pow2i(-p.k)), s = sum(one.h, p.m.h);
+  return {s.h, s.l + (p.m.l + one.l)};
+}
 KNET_VM double expm1(double x) {
-  double y = clamp(x, -50.0, 710.0), t = y * 1.4426950408889634 + kRound64, k = t - kRound64;
-  double h = y - k * 0x1.62e42fefa2p-1, w = k * 0x1.9ef35793c7673p-41, r = h - w, c = (h - r) - w;
-  int64_t n = int64_t(bits(t) - bits(kRound64));
-  double top = 1.0 - pow2i(-(n > 1000 ? int64_t(1000) : n));
-  double s = top + r, l = (top - s) + r;
-  y = scale(s + (l + (c + r * r * exp_tail(r))), n);
-  return select(x == 0, x, y);
+  Power<double> p = power(clamp(x, -50.0, 710.0));
+  Pair<double> y = less_one(Power<double>{p.m, p.k > 1000 ? int64_t(1000) : p.k});
+  return select(x == 0, x, scale(y.h + y.l, p.k));
 }
-KNET_VM float expm1(float x) { return float(expm1(double(x))); }
+KNET_VM double expm1_of_float(double x) {
+  Reduced64 a = exp_reduce(clamp(x, -50.0, 710.0));
+  double top = 1.0 - pow2i(-(a.k > 1000 ? int64_t(1000) : a.k));
+  return scale(top + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+}
+KNET_VM float expm1(float x) { return select(x == 0, x, float(expm1_of_float(double(x)))); }
 
 // ---- logarithms ----
 
@@ -248,13 +354,14 @@ KNET_VM double log(double x) {
   Split64 a = split(x);
   return log_special(x, log_of(a.m - 1.0, a.e, 0.0));
 }
-KNET_VM double log1p(double x) {
-  double u = 1.0 + x, c = select(x < 1.0, x - (u - 1.0), 1.0 - (u - x));  // 1 + x = u + c exactly
-  c = select((u > 0) & (u < kInf), c / u, 0.0);
-  Split64 a = split(u);
-  double y = log_special(u, log_of(a.m - 1.0, a.e, c));
-  return select(x == 0, x, y);
+// log(1 + x.h + x.l)
+KNET_VM double log1p(Pair<double> x) {
+  Pair<double> u = add(1.0, x.h);
+  double c = select((u.h > 0) & (u.h < kInf), (u.l + x.l) / u.h, 0.0);
+  Split64 a = split(u.h);
+  return log_special(u.h, log_of(a.m - 1.0, a.e, c));
 }
+KNET_VM double log1p(double x) { return select(x == 0, x, log1p(Pair<double>{x, 0.0})); }
 KNET_VM float log1p(float x) {  // in double 1 + x loses nothing that a float shows, unless the result is x itself
   return select(abs(x) < 0x1p-25f, x, float(log(1.0 + double(x))));
 }
@@ -263,53 +370,110 @@ KNET_VM float log2(float x) {
   Split64 a = split(d);
   return log_special(x, float(a.e + log_of(a.m - 1.0, 0.0, 0.0) * 1.4426950408889634));
 }
-KNET_VM double log2(double x) { return __builtin_log2(x); }
 KNET_VM float log10(float x) { return float(log(double(x)) * 0.4342944819032518); }
-KNET_VM double log10(double x) { return __builtin_log10(x); }
+
+// log(m) for sqrt(1/2) <= m < sqrt(2) in two parts: 1e-20
+KNET_VM Pair<double> log_pair(double m) {
+  double f = m - 1.0;
+  Pair<double> s = quotient(Pair<double>{f, 0.0}, sum(2.0, f)), z = product(s, s);
+  // log((1 + s)/(1 - s)) = 2 s + s z (2/3 + z q(z))
+  Pair<double> u = sum(0x1.5555555555555p-1,
+                       z.h * poly(z.h, 0x1.999999999999ap-2, 0x1.2492492492522p-2, 0x1.c71c71c6ea871p-3, 0x1.745d177aad02ap-3,
+                                  0x1.3b1395c881220p-3, 0x1.1118c9ee5b8a4p-3, 0x1.df7c5bc7c7563p-4, 0x1.e032e4d8436a1p-4));
+  Pair<double> v = product(product(s, z), Pair<double>{u.h, u.l + 0x1.5555555555555p-55});
+  Pair<double> y = sum(s.h + s.h, v.h);
+  return sum(y.h, y.l + ((s.l + s.l) + v.l));
+}
+KNET_VM Pair<double> log_pair(Split64 a) {
+  Pair<double> m = log_pair(a.m), y = sum(a.e * 0x1.62e42fefa2p-1, m.h);
+  return sum(y.h, y.l + (m.l + a.e * 0x1.9ef35793c7673p-41));
+}
+KNET_VM double log2(double x) {
+  Split64 a = split(x);
+  Pair<double> y = product(log_pair(a.m), Pair<double>{0x1.71547652b82fep+0, 0x1.777d0ffda0d24p-56}), s = sum(a.e, y.h);
+  return log_special(x, s.h + (s.l + y.l));
+}
+KNET_VM double log10(double x) {
+  Pair<double> y = product(log_pair(split(x)), Pair<double>{0x1.bcb7b1526e50ep-2, 0x1.95355baaafad3p-57});
+  return log_special(x, y.h + y.l);
+}
 
 // ---- the squashing functions ----
 
-KNET_VM float tanh(float x) {
-  float a = abs(x), z = a * a;
-  // (tanh(x) - x) / x^3 for x < 1: 1.6e-8 times x^2
-  float small = a + a * z * poly(z, -3.333333135e-01f, 1.333312839e-01f, -5.393479019e-02f, 2.166011557e-02f,
-                                 -8.218921721e-03f, 2.510459395e-03f, -4.206954909e-04f);
-  float big = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-  return copysign(a < 1.0f ? small : big, x);
+// (exp(2a) - 1) / (exp(2a) + 1), both divided by the power of two in exp(2a)
+template <Flt T>
+KNET_VM T tanh(T x) {
+  T a = most(abs(x), T(sizeof(T) == 4 ? 9.1 : 19.1));  // there it rounds to 1
+  Power<T> p = power(a + a);
+  Pair<T> one = sum(T(1), pow2i(-p.k)), d = sum(one.h, p.m.h);
+  Pair<T> q = quotient(less_one(p), Pair<T>{d.h, d.l + (p.m.l + one.l)});
+  return copysign(q.h + q.l, x);
 }
-KNET_VM double tanh(double x) {
-  double a = abs(x);
-  a = a > 22.0 ? 22.0 : a;
-  double e = expm1(a + a);
-  return copysign(e / (e + 2.0), x);
+// 1 / (1 + exp(-x)) = (1 or z) / (1 + z) with z = exp(-|x|): q 2^k
+template <class T>
+struct Scaled {
+  Pair<T> q;
+  std::conditional_t<sizeof(T) == 4, int32_t, int64_t> k;
+};
+template <Flt T>
+KNET_VM Scaled<T> sigm_scaled(T x) {
+  Power<T> p = power(-most(abs(x), T(sizeof(T) == 4 ? 120 : 800)));
+  Pair<T> n = p.one_more();
+  T t = pow2i(p.k < -100 ? decltype(p.k)(-100) : p.k);  // 1 + 2^-100 n is 1
+  Pair<T> d = sum(T(1), n.h * t);
+  d.l += n.l * t;
+  bool up = x >= 0;
+  Pair<T> q = quotient(Pair<T>{select(up, T(1), n.h), select(up, T(0), n.l)}, d);
+  return {q, up ? 0 : p.k};
 }
-// 1 / (1 + exp(-x)) = (1 or z) / (1 + z) with z = exp(-|x|)
-KNET_VM float sigm(float x) {
-  float m = -abs(x);
-  Reduced32 a = exp_reduce(m < -105.0f ? -105.0f : m);
-  // exp with the rounding error of its last addition: it would cost half an ulp of the result.
-  float p = a.r + a.r * a.r * exp_tail(a.r), h = 1.0f + p, l = p - (h - 1.0f);
-  int32_t k = a.k >> 1;
-  float s1 = pow2i(k), s2 = pow2i(a.k - k), z = h * s1 * s2, zl = l * s1 * s2;
-  float s = 1.0f + z, sl = (z - (s - 1.0f)) + zl;
-  float n = x >= 0 ? 1.0f : z, nl = x >= 0 ? 0.0f : zl, r = 1.0f / s;
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  float q = n * r;
-  return q + (__builtin_fmaf(-q, s, n) + (nl - q * sl)) * r;
-#else
-  float q = n / s;
-  return q + (nl - q * sl) * r;
-#endif
+template <Flt T>
+KNET_VM T sigm(T x) {
+  Scaled<T> s = sigm_scaled(x);
+  return scale(s.q.h + s.q.l, s.k);
 }
-KNET_VM double sigm(double x) {
-  double z = exp(-abs(x));
-  return (x >= 0 ? 1.0 : z) / (1.0 + z);
+// x sigm(x). What is scaled last has all its digits where sigm(x) is subnormal.
+template <Flt T>
+KNET_VM T swish(T x) {
+  constexpr T far = sizeof(T) == 4 ? 120 : 800;  // there it rounds to 0 and x
+  Scaled<T> s = sigm_scaled(x);
+  T y = clamp(x, -far, far);
+  Pair<T> p = product(y, s.q.h);
+  return select(x > far, x, copysign(scale(p.h + (p.l + y * s.q.l), s.k), x));
+}
+KNET_VM double softplus(double x) {
+  Power<double> p = power(-most(abs(x), 800.0));
+  Pair<double> z = p.one_more();
+  return max(x, 0.0) + log1p(Pair<double>{scale(z.h, p.k), scale(z.l, p.k)});
+}
+// log(1 + z) for 0 <= z <= 1, enough for a float: 2 artanh(z / (2 + z))
+KNET_VM double short_log1p(double z) {
+  double t = z / (2.0 + z), w = t * t;
+  return t * poly(w, 2.0, 0x1.55555553e7594p-1, 0x1.9999a0d3dcfedp-2, 0x1.248f579c7d0d0p-2, 0x1.c7fb3587cdba6p-3, 0x1.65ad56d9e0064p-3, 0x1.a9bafb0c93ac9p-3);
+}
+KNET_VM float softplus(float x) {
+  double d = x;
+  return float(select(d > 0, d, 0.0) + short_log1p(exp(-abs(d))));
+}
+// x tanh(softplus(x)) = x n / (n + 2) with n = exp(x) (exp(x) + 2)
+KNET_VM double mish(double x) {
+  double y = clamp(x, -800.0, 40.0);
+  Power<double> w = power(y);
+  Pair<double> m = w.one_more(), e = {scale(m.h, w.k), scale(m.l, w.k)}, f = add(e.h, 2.0);
+  f.l += e.l;
+  Pair<double> p = product(e, f), d = add(p.h, 2.0), q = quotient(product(m, f), Pair<double>{d.h, d.l + p.l});
+  p = product(y, q.h);
+  return select(x > 40.0, x, copysign(scale(p.h + (p.l + y * q.l), w.k), x));
+}
+KNET_VM float mish(float x) {
+  double y = clamp(double(x), -760.0, 40.0), e = exp(y), n = e * (e + 2.0);
+  return select(x > 40.0f, x, float(y * (n / (n + 2.0))));
 }
 
 // ---- trigonometry ----
 
 // Valid for |x| up to kWide; the namespace `wide` below has the functions for all numbers.
 inline constexpr double kWide = 3e5;
+inline constexpr double kPi = 3.14159265358979323846;
 
 // x = k pi/2 + r + t, t below the last bit of r
 struct Quadrant { double r, t; int64_t k; };
@@ -321,18 +485,20 @@ KNET_VM Quadrant quadrant(double x) {
   double r = b + t;
   return {r, (b - r) + t, int64_t(bits(u))};
 }
-KNET_VM double sin_of(double r, double t) {
+KNET_VM Pair<double> sin_pair(double r, double t) {
   double z = r * r;
   double p = poly(z, -0x1.5555555555555p-3, 0x1.1111111110ba5p-7, -0x1.a01a019e8069ap-13, 0x1.71de3792528abp-19,
                   -0x1.ae60069ee3ecfp-26, 0x1.5e09858a97437p-33);  // 1.8e-17
-  return r + (r * z * p + t * (1.0 - 0.5 * z));
+  return sum(r, r * z * p + t * (1.0 - 0.5 * z));
 }
-KNET_VM double cos_of(double r, double t) {
+KNET_VM double sin_of(double r, double t) { return sin_pair(r, t).h; }
+KNET_VM Pair<double> cos_pair(double r, double t) {
   double z = r * r, h = 0.5 * z, w = 1.0 - h;
   double p = poly(z, 0x1.5555555555555p-5, -0x1.6c16c16c16960p-10, 0x1.a01a019f4d0f0p-16, -0x1.27e4fa15bdc69p-22,
                   0x1.1eeb66b6cb12cp-29, -0x1.907c0e977e8bdp-37);  // 8.4e-19
-  return w + (((1.0 - w) - h) + (z * z * p - r * t));
+  return sum(w, ((1.0 - w) - h) + (z * z * p - r * t));
 }
+KNET_VM double cos_of(double r, double t) { return cos_pair(r, t).h; }
 KNET_VM double turn(double s, double c, int64_t k) {  // sin(r + k pi/2)
   double y = k & 1 ? c : s;
   return from_bits(bits(y) ^ (uint64_t(k & 2) << 62));
@@ -348,17 +514,22 @@ KNET_VM double cos(double x) {
 }
 KNET_VM double tan(double x) {
   Quadrant q = quadrant(x);
-  double s = sin_of(q.r, q.t), c = cos_of(q.r, q.t);
-  double y = q.k & 1 ? -c / s : s / c;
-  return select(x == 0, x, y);
+  Pair<double> s = sin_pair(q.r, q.t), c = cos_pair(q.r, q.t);
+  bool odd = q.k & 1;
+  Pair<double> n = {select(odd, -c.h, s.h), select(odd, -c.l, s.l)}, d = {select(odd, s.h, c.h), select(odd, s.l, c.l)};
+  Pair<double> y = quotient(n, d);
+  return select(x == 0, x, y.h + y.l);
 }
 struct Short { double s, c; int64_t k; };
-KNET_VM Short short_sincos(float x) {
-  double u = double(x) * 0.6366197723675814 + kRound64, k = u - kRound64;
-  double r = (double(x) - k * 0x1.921fb544p+0) - k * 0x1.0b4611a62633p-34, z = r * r;
+KNET_VM Short short_sincos_of(double r, int64_t k) {
+  double z = r * r;
   double s = poly(z, -0x1.555555545c0fdp-3, 0x1.11110dea5f29ep-7, -0x1.a013a116ee9c5p-13, 0x1.6dbbee63fbd5cp-19);  // 1.7e-11
   double c = poly(z, 0x1.5555555502261p-5, -0x1.6c16bf51b1490p-10, 0x1.a015c028ae9c5p-16, -0x1.2522e707282ddp-22);  // 8.6e-13
-  return {r + r * z * s, (1.0 - 0.5 * z) + z * z * c, int64_t(bits(u))};
+  return {r + r * z * s, (1.0 - 0.5 * z) + z * z * c, k};
+}
+KNET_VM Short short_sincos(float x) {
+  double u = double(x) * 0.6366197723675814 + kRound64, k = u - kRound64;
+  return short_sincos_of((double(x) - k * 0x1.921fb544p+0) - k * 0x1.0b4611a62633p-34, int64_t(bits(u)));
 }
 KNET_VM float sin(float x) {
   Short a = short_sincos(x);
@@ -375,13 +546,28 @@ KNET_VM float tan(float x) {
   return select(x == 0, x, y);
 }
 
+// sin(pi x) / (pi x): half turns are taken off exactly.
+KNET_VM double sinc(double x) {
+  double y = clamp(x, -0x1p60, 0x1p60), k = rint(y + y), r = y - 0.5 * k;
+  int64_t turns = int64_t(bits((k - 4.0 * rint(0.25 * k)) + kRound64));
+  Pair<double> p = product(r, kPi), d = product(y, kPi);
+  p.l += r * 0x1.1a62633145c07p-53, d.l += y * 0x1.1a62633145c07p-53;
+  Pair<double> a = sin_pair(p.h, p.l), b = cos_pair(p.h, p.l);
+  Pair<double> q = quotient(Pair<double>{turn(a.h, b.h, turns), turn(a.l, b.l, turns)}, d);
+  return select(abs(x) < 0x1p-30, 1.0, select(isinf(x), kNaN, q.h + q.l));
+}
+KNET_VM float sinc(float x) {
+  double y = clamp(double(x), -0x1p30, 0x1p30), u = (y + y) + kRound64, r = kPi * (y - 0.5 * (u - kRound64));
+  Short a = short_sincos_of(r, int64_t(bits(u)));
+  return select(x == 0, 1.0f, select(isinf(x), float(kNaN), float(turn(a.s, a.c, a.k) / (kPi * y))));
+}
+
 KNET_VM double atan_unit(double x) {  // 0 <= x <= 1, 2.1e-10
   double z = x * x;
   return x + x * z * poly(z, -0x1.5555554e74b35p-2, 0x1.99998c8c70e06p-3, -0x1.249035356f79fp-3, 0x1.c6d94a4e392f4p-4,
                           -0x1.72251c83739b9p-4, 0x1.2fd217ccc6a7ap-4, -0x1.d7eaf8f924fc4p-5, 0x1.39fa7ae12ac35p-5,
                           -0x1.3b92d4977ae50p-6, 0x1.96cc733874da8p-8, -0x1.eae3fce3e9b57p-11);
 }
-inline constexpr double kPi = 3.14159265358979323846;
 // atan2 good to 2e-10 relative, enough for a float
 KNET_VM double short_atan2(double y, double x) {
   double ax = abs(x), ay = abs(y), hi = ax > ay ? ax : ay, lo = ax > ay ? ay : ax;
@@ -404,10 +590,51 @@ KNET_VM float acos(float x) {
   double d = x;
   return float(short_atan2(sqrt((1.0 - d) * (1.0 + d)), d));
 }
-KNET_VM double atan(double x) { return __builtin_atan(x); }
-KNET_VM double atan2(double y, double x) { return __builtin_atan2(y, x); }
-KNET_VM double asin(double x) { return __builtin_asin(x); }
-KNET_VM double acos(double x) { return __builtin_acos(x); }
+// The angle from 0 to pi of the direction (x or -x, y), x and y not negative and of a size to add and multiply.
+KNET_VM double angle(Pair<double> y, Pair<double> x, bool left) {
+  bool steep = y.h > x.h;
+  Pair<double> lo = {select(steep, x.h, y.h), select(steep, x.l, y.l)}, hi = {select(steep, y.h, x.h), select(steep, y.l, x.l)};
+  bool turned = lo.h > 0.41421356 * hi.h;  // by pi/4
+  Pair<double> minus = sum(-hi.h, lo.h), plus = sum(hi.h, lo.h);
+  Pair<double> n = {select(turned, minus.h, lo.h), select(turned, minus.l + (lo.l - hi.l), lo.l)};
+  Pair<double> d = {select(turned, plus.h, hi.h), select(turned, plus.l + (lo.l + hi.l), hi.l)};
+  d.h = select(hi.h == 0, 1.0, d.h);
+  Pair<double> q = quotient(n, d);
+  double t = q.h, z = t * t;
+  // (atan(t) - t) / t^3 for |t| <= tan(pi/8): 7.1e-18, times z
+  double p = poly(z, -0x1.5555555555555p-2, 0x1.999999999934bp-3, -0x1.2492492436180p-3, 0x1.c71c7185386f1p-4,
+                  -0x1.745d0b27da190p-4, 0x1.3b1262f3a2b5bp-4, -0x1.10fa76aa9b02cp-4, 0x1.dfe637a48099bp-5,
+                  -0x1.a0993ef875d4ap-5, 0x1.4161b24be475bp-5, -0x1.3a2f1cc1ba3c5p-6);
+  double l = t * z * p + q.l * (1.0 - z);
+  bool down = steep != left;
+  double k = select(turned, select(left, 3.0, 1.0), select(steep, 2.0, select(left, 4.0, 0.0)));  // in pi/4
+  Pair<double> s = sum(k * 0x1.921fb544p-1, select(down, -t, t));  // the first product is exact
+  return s.h + (s.l + (k * 0x1.0b4611a626331p-35 + select(down, -l, l)));
+}
+KNET_VM double atan(double x) {
+  return copysign(angle(Pair<double>{most(abs(x), 0x1p500), 0.0}, Pair<double>{1.0, 0.0}, false), x);
+}
+KNET_VM double atan2(double y, double x) {
+  double a = abs(y), b = abs(x), big = max(a, b);
+  double f = select(big > 0x1p900, 0x1p-800, select(big < 0x1p-900, 0x1p800, 1.0));
+  bool infinite = big == kInf;
+  a = select(infinite, select(a == kInf, 1.0, 0.0), a * f);
+  b = select(infinite, select(b == kInf, 1.0, 0.0), b * f);
+  double r = copysign(angle(Pair<double>{a, 0.0}, Pair<double>{b, 0.0}, signbit(x)), y);
+  return select((x != x) | (y != y), x + y, r);
+}
+KNET_VM Pair<double> other_leg(double x) {  // sqrt(1 - x^2)
+  Pair<double> p = product(x, x), d = sum(1.0, -p.h);
+  return root(Pair<double>{d.h, d.l - p.l});
+}
+KNET_VM double asin(double x) {
+  double y = copysign(angle(Pair<double>{abs(x), 0.0}, other_leg(x), false), x);
+  return select(abs(x) <= 1.0, y, kNaN);
+}
+KNET_VM double acos(double x) {
+  double y = angle(other_leg(x), Pair<double>{abs(x), 0.0}, signbit(x));
+  return select(abs(x) <= 1.0, y, kNaN);
+}
 
 // ---- hyperbolic ----
 
@@ -433,37 +660,93 @@ KNET_VM float atanh(float x) {
   double a = abs(double(x));
   return copysign(float(0.5 * log1p(2.0 * a / (1.0 - a))), x);
 }
-KNET_VM double sinh(double x) { return __builtin_sinh(x); }
-KNET_VM double cosh(double x) { return __builtin_cosh(x); }
-KNET_VM double asinh(double x) { return __builtin_asinh(x); }
-KNET_VM double acosh(double x) { return __builtin_acosh(x); }
-KNET_VM double atanh(double x) { return __builtin_atanh(x); }
+// exp(a)/2 and exp(-a)/2 in units of 2^k: their sum or difference
+KNET_VM double half_exp(double a, double sign) {
+  Power<double> p = power(most(a, 711.0));
+  Pair<double> e = p.one_more(), r = quotient(Pair<double>{1.0, 0.0}, e);
+  double f = sign * pow2i(-2 * (p.k > 500 ? int64_t(500) : p.k));
+  Pair<double> s = sum(e.h, f * r.h);
+  return scale(s.h + (s.l + (e.l + f * r.l)), p.k - 1);
+}
+KNET_VM double sinh(double x) {
+  double a = abs(x), z = a * a;
+  // (sinh(a) - a) / a^3 for a < 1: 9.2e-18 times z
+  double small = a + a * z * poly(z, 0x1.5555555555555p-3, 0x1.11111111110fdp-7, 0x1.a01a01a01ee70p-13, 0x1.71de3a4e14f40p-19,
+                                  0x1.ae6460fae3728p-26, 0x1.611cb330c1fe8p-33, 0x1.b41232cf9950fp-41);
+  return copysign(select(a < 1.0, small, half_exp(a, -1.0)), x);
+}
+KNET_VM double cosh(double x) { return half_exp(abs(x), 1.0); }
+KNET_VM double log_twice(double x) {  // log(2 x), also where 2 x overflows
+  Split64 a = split(x);
+  return log_special(x, log_of(a.m - 1.0, a.e + 1.0, 0.0));
+}
+KNET_VM double asinh(double x) {
+  double a = abs(x), z = a * a;
+  Pair<double> t = sum(a, z / (1.0 + sqrt(1.0 + z)));
+  return copysign(select(a > 0x1p28, log_twice(a), log1p(t)), x);
+}
+KNET_VM double acosh(double x) {
+  double t = x - 1.0;
+  Pair<double> p = product(t, t), v = add(t + t, p.h), r = root(Pair<double>{v.h, v.l + p.l}), u = add(t, r.h);
+  double y = log1p(Pair<double>{u.h, u.l + r.l});
+  return select(t < 0, kNaN, select(x > 0x1p28, log_twice(x), y));
+}
+KNET_VM double atanh(double x) {
+  double a = abs(x);
+  Pair<double> q = quotient(Pair<double>{a + a, 0.0}, sum(1.0, -a));
+  double y = 0.5 * log1p(q);
+  y = select(a == 1.0, kInf, y);
+  return copysign(select(a > 1.0, kNaN, y), x);
+}
 
 // ---- powers ----
 
-KNET_VM float cbrt(float x) {
-  float y = copysign(float(exp(log(abs(double(x))) * (1.0 / 3.0))), x);
-  return x == x ? y : x;
+KNET_VM double cbrt(double x) {
+  Split64 a = split(abs(x));
+  double t = a.e * (1.0 / 3.0) + kRound64, r = a.e - 3.0 * (t - kRound64), m = a.m * select(r < 0, 0.5, select(r > 0, 2.0, 1.0));
+  // 0.5 % off; then Halley's method, and Newton's with the residual in two parts
+  double y = poly(m, 0x1.d982c39b6397dp-2, 0x1.a5fccb7404872p-1, -0x1.8982da177fb2bp-2, 0x1.c993b1acdc101p-4, -0x1.aac53665edb9bp-7);
+  double c = y * y * y;
+  y = y * (c + (m + m)) / ((c + c) + m);
+  Pair<double> w = product(y, y), p = product(w, Pair<double>{y, 0.0});
+  y -= y * ((p.h - m) + p.l) / ((p.h + p.h) + m);
+  y = copysign(y * pow2i(int64_t(bits(t) - bits(kRound64))), x);
+  return select((x == 0) | !(abs(x) < kInf), x, y);
 }
-KNET_VM double cbrt(double x) { return __builtin_cbrt(x); }
+KNET_VM float cbrt(float x) { return float(cbrt(double(x))); }
 KNET_VM float hypot(float x, float y) {
   double a = x, b = y;
   float r = float(sqrt(a * a + b * b));
   return isinf(x) | isinf(y) ? float(kInf) : r;
 }
-KNET_VM double hypot(double x, double y) { return __builtin_hypot(x, y); }
-KNET_VM float pow(float x, float y) {
-  double a = abs(double(x)), b = y;
-  double r = exp(b * log(a));
-  r = (a == 1.0) & (b == b) ? 1.0 : r;  // also for an infinite exponent
-  float h = y * 0.5f;
-  bool whole = rint(y) == y, odd = whole & (rint(h) != h), negative = signbit(x);
-  float s = from_bits(bits(float(r)) ^ (uint32_t(odd & negative) << 31));
-  s = (x < 0) & !whole & (x > float(-kInf)) ? float(kNaN) : s;
-  s = (x != x) | (y != y) ? x + y : s;
-  return (y == 0) | (x == 1.0f) ? 1.0f : s;
+KNET_VM double hypot(double x, double y) {
+  double a = abs(x), b = abs(y), big = max(a, b), small = min(a, b);
+  double up = select(big > 0x1p500, 0x1p600, select(big < 0x1p-500, 0x1p-600, 1.0)), down = select(up == 1.0, 1.0, 1.0 / up);
+  Pair<double> p = product(big * down, big * down), q = product(small * down, small * down), s = sum(p.h, q.h);
+  Pair<double> r = root(Pair<double>{s.h, s.l + (p.l + q.l)});
+  return select((a == kInf) | (b == kInf), kInf, (r.h + r.l) * up);
 }
-KNET_VM double pow(double x, double y) { return __builtin_pow(x, y); }
+// r = |x|^y with the sign, and the cases that have no logarithm
+template <Flt T>
+KNET_VM T pow_special(T x, T y, T r) {
+  T h = y * T(0.5);
+  bool whole = rint(y) == y, odd = whole & (rint(h) != h);
+  r = select((abs(x) == 1) & (y == y), T(1), r);  // also for an infinite exponent
+  r = select(odd & signbit(x), -r, r);
+  r = select((x < 0) & !whole & (x > T(-kInf)), T(kNaN), r);
+  r = select((x != x) | (y != y), x + y, r);
+  return select((y == 0) | (x == 1), T(1), r);
+}
+KNET_VM float pow(float x, float y) { return pow_special(x, y, float(exp(double(y) * log(abs(double(x)))))); }
+KNET_VM double pow(double x, double y) {
+  double a = abs(x), b = clamp(y, -0x1p80, 0x1p80);  // beyond, every power but that of 1 is 0 or infinite
+  Pair<double> l = log_pair(split(a)), p = product(b, l.h);
+  double t = p.l + b * l.l, h = log_special(a, l.h) * b;
+  h = select((a == 0) | (a == kInf), h, p.h);
+  Power<double> w = power(Pair<double>{clamp(h, -760.0, 720.0), select(abs(h) < 760.0, t, 0.0)});
+  Pair<double> e = w.one_more();
+  return pow_special(x, y, scale(e.h + e.l, w.k));
+}
 // By squaring, modulo 2^bits. A negative exponent gives the integer part of the true value.
 template <Int T>
 KNET_VM T pow(T x, T y) {
@@ -484,6 +767,14 @@ KNET_VM double logaddexp(double a, double b) {
   return select((a != a) | (b != b), a + b, y);
 }
 KNET_VM float logaddexp(float a, float b) { return float(logaddexp(double(a), double(b))); }
+// The same to base 2.
+KNET_VM double logaddexp2(double a, double b) {
+  double m = select(a > b, a, b), d = abs(a - b);
+  double y = m + log1p(exp2(-d)) * 1.4426950408889634;
+  y = select(a == b, a + 1.0, y);
+  return select((a != a) | (b != b), a + b, y);
+}
+KNET_VM float logaddexp2(float a, float b) { return float(logaddexp2(double(a), double(b))); }
 
 // ---- division with remainder, as in Python and NumPy ----
 
@@ -554,23 +845,70 @@ KNET_VM float erf(float x) {
                               -0x1.825ce4bea3989p-15, 0x1.b7783044b6881p-20));
   return copysign(float(a < 1.0 ? small : big), x);
 }
-KNET_VM double erf(double x) { return __builtin_erf(x); }
-KNET_VM double erfc(double x) { return __builtin_erfc(x); }
-KNET_VM float erfc(float x) {
-  double a = abs(double(x));
-  a = a > 11.0 ? 11.0 : a;  // erfc(11) is below the smallest float
-  // exp(x^2) erfc(x) as a function of t, 0 <= x <= 11: 2.9e-10
+KNET_VM double erf_slope(double z) {  // erf(x) / x - 1 for x^2 = z <= 1: 1.6e-17
+  return poly(z, 0x1.06eba8214db69p-3, -0x1.812746b0379e6p-2, 0x1.ce2f21a042b30p-4, -0x1.b82ce31284e00p-6, 0x1.565bcd0dbaa38p-8,
+              -0x1.c02db3dac435fp-11, 0x1.f9a321d5b8e1ep-14, -0x1.f4d1e3183f7aep-17, 0x1.b9df224ca4b97p-20,
+              -0x1.5f1ecb6f0764cp-23, 0x1.f7b4bf3b13964p-27, -0x1.389d4f2641625p-30, 0x1.05ffd737fb32ep-34);
+}
+// erfc(x) for 0.5 <= x <= 27, given x^2 as a pair
+KNET_VM Scaled<double> erfc_tail(double x, Pair<double> square) {
+  double t = (x - 4.0) / (x + 4.0);
+  // exp(x^2) erfc(x): 2.4e-16
+  double f = poly(t, 0x1.18932bf08e154p-3, -0x1.094922737431ap-2, 0x1.bff01a5f9085fp-3, -0x1.506666f69e50fp-3, 0x1.be502c36585dfp-4,
+                  -0x1.027d5744b7758p-4, 0x1.0066e104903ffp-5, -0x1.a4ded413acf83p-7, 0x1.0a17eb7d35d1ep-8,
+                  -0x1.a2f8fc7581f74p-11, -0x1.6d19f9552943fp-16, 0x1.4b4796644fcd8p-14, -0x1.7a6cf495c9ddfp-16,
+                  -0x1.feeda4b57ab8fp-20, 0x1.8b294f70c78e3p-19, -0x1.b67eef8fad36bp-22, -0x1.303d1dfefdd53p-22,
+                  0x1.9ab2890e73920p-24, 0x1.a35f23477a459p-26, -0x1.f69e6b6c3a9d4p-27, -0x1.cb25310c76306p-30, 0x1.946365a21975ap-30);
+  Power<double> p = power(Pair<double>{-square.h, -square.l});
+  Pair<double> e = p.one_more();
+  return {product(e, Pair<double>{f, 0.0}), p.k};
+}
+KNET_VM double erf(double x) {
+  double a = abs(x), b = clamp(a, 0.5, 6.0);  // erf(6) rounds to 1
+  Scaled<double> s = erfc_tail(b, product(b, b));
+  return copysign(select(a < 1.0, a + a * erf_slope(a * a), 1.0 - scale(s.q.h, s.k)), x);
+}
+KNET_VM double erfc(double x) {
+  double a = abs(x), b = clamp(a, 0.5, 27.5), m = a * erf_slope(a * a);  // erfc(27.3) is below the smallest number
+  Scaled<double> s = erfc_tail(b, product(b, b));
+  double tail = scale(s.q.h + s.q.l, s.k);
+  return select(a < 0.5, (1.0 - x) - copysign(m, x), select(x < 0, 2.0 - tail, tail));
+}
+// erfc(a) for a >= 0, enough for a float
+KNET_VM double short_erfc(double a) {
+  a = most(a, 11.0);  // erfc(11) is below the smallest float
+  // exp(a^2) erfc(a) as a function of t, 0 <= a <= 11: 2.9e-10
   double t = (a - 3.5) / (a + 3.5);
-  double y = exp(-a * a) * poly(t, 0x1.3e0a99a187efbp-3, -0x1.2835188adf081p-2, 0x1.dd73832e80050p-3, -0x1.4a6bdb8563b44p-3,
-                                0x1.82c6cef965ee6p-4, -0x1.743768b69cd65p-5, 0x1.16231b8d92a52p-6, -0x1.161f8f07d6f5bp-8,
-                                0x1.1a4c4267b4f3ap-12, 0x1.3526835a5f2dfp-12, -0x1.c55e7166b6dd9p-14, -0x1.dd30053ebc88ep-17,
-                                0x1.ec97fcf5fbb64p-18);
+  return exp(-a * a) * poly(t, 0x1.3e0a99a187efbp-3, -0x1.2835188adf081p-2, 0x1.dd73832e80050p-3, -0x1.4a6bdb8563b44p-3,
+                            0x1.82c6cef965ee6p-4, -0x1.743768b69cd65p-5, 0x1.16231b8d92a52p-6, -0x1.161f8f07d6f5bp-8,
+                            0x1.1a4c4267b4f3ap-12, 0x1.3526835a5f2dfp-12, -0x1.c55e7166b6dd9p-14, -0x1.dd30053ebc88ep-17,
+                            0x1.ec97fcf5fbb64p-18);
+}
+KNET_VM float erfc(float x) {
+  double y = short_erfc(abs(double(x)));
   return float(x < 0 ? 2.0 - y : y);
+}
+// x times the normal distribution function: x erfc(-x / sqrt 2) / 2
+KNET_VM float gelu(float x) {
+  double d = x, m = 0.5 * short_erfc(abs(d) * 0.7071067811865475);
+  return float(select(d > 0, d - d * m, select(d < -20.0, -20.0, d) * m));  // gelu(-20) is -0
+}
+KNET_VM double gelu(double x) {
+  double a = most(abs(x), 40.0), u = a * 0.7071067811865475, b = clamp(a, 0.7071067811865475, 40.0);
+  Scaled<double> s = erfc_tail(clamp(u, 0.5, 40.0), product(b, 0.5 * b));
+  bool near = u < 0.5;
+  // Phi(-a), and what its scaling leaves for after the product with x
+  double m = select(near, (1.0 - u) - u * erf_slope(u * u), s.q.h + s.q.l);
+  int64_t k = near ? 0 : s.k;
+  double y = clamp(x, -40.0, 40.0), up = y - 0.5 * y * scale(m, k);
+  return select(x > 40.0, x, copysign(select(x >= 0, up, scale(0.5 * y * m, k)), x));
 }
 KNET_VM double lgamma(double x) {
   int sign;  // the variant with an argument for the sign: lgamma itself writes a global
   return __builtin_lgamma_r(x, &sign);
 }
+KNET_VM double gamma(double x) { return __builtin_tgamma(x); }
+KNET_VM float gamma(float x) { return float(gamma(double(x))); }
 KNET_VM float lgamma(float x) { return float(lgamma(double(x))); }
 
 // A first guess of a few digits, then three steps of Halley's method on erfc, which keeps its digits in the tails.
