@@ -139,15 +139,19 @@ KNET_VM Pair<T> add(T a, T b) {
   T h = a + b, t = h - a;
   return {h, (a - (h - t)) + (b - t)};
 }
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define KNET_FMA
+KNET_VM float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+KNET_VM double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#endif
 KNET_VM float upper_half(float x) { return from_bits(bits(x) & 0xfffff000u); }
 KNET_VM double upper_half(double x) { return from_bits(bits(x) & ~uint64_t(0x7ffffff)); }
 // a * b exactly, unless it is near the smallest numbers. Without a fused operation by halves of the digits (Dekker, 1971).
 template <Flt T>
 KNET_VM Pair<T> product(T a, T b) {
   T h = a * b;
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  if constexpr (sizeof(T) == 4) return {h, __builtin_fmaf(a, b, -h)};
-  else return {h, __builtin_fma(a, b, -h)};
+#ifdef KNET_FMA
+  return {h, fma(a, b, -h)};
 #else
   T ah = upper_half(a), bh = upper_half(b), al = a - ah, bl = b - bh;
   return {h, ((ah * bh - h) + (ah * bl + al * bh)) + al * bl};
@@ -161,12 +165,21 @@ KNET_VM Pair<T> product(Pair<T> a, Pair<T> b) {
 // n - q d, exact if q is close to n / d.
 template <Flt T>
 KNET_VM T residual(T n, T q, T d) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  if constexpr (sizeof(T) == 4) return __builtin_fmaf(-q, d, n);
-  else return __builtin_fma(-q, d, n);
+#ifdef KNET_FMA
+  return fma(-q, d, n);
 #else
   T qh = upper_half(q), dh = upper_half(d), ql = q - qh, dl = d - dh;
   return ((n - qh * dh) - (qh * dl + ql * dh)) - ql * dl;
+#endif
+}
+// a b + c, rounded once; c is far below a b.
+template <Flt T>
+KNET_VM T fused(T a, T b, T c) {
+#ifdef KNET_FMA
+  return fma(a, b, c);
+#else
+  Pair<T> p = product(a, b);
+  return select(p.h == 0, p.h, p.h + (p.l + c));
 #endif
 }
 template <Flt T>
@@ -245,7 +258,21 @@ KNET_VM double exp2(double x) {
   double t = x + kRound64, r = (x - (t - kRound64)) * 0.6931471805599453;
   return scale(exp_of(r), int64_t(bits(t) - bits(kRound64)));
 }
-KNET_VM float exp2(float x) { return float(exp2(double(x))); }
+// exp(x) for |x| < 700, enough for a float
+KNET_VM double short_exp_of(double r, int64_t k) {
+  // (exp(r) - 1 - r) / r^2: 3.2e-12, times r^2
+  double p = poly(r, 0.5, 0x1.55555567532adp-3, 0x1.5555555c87148p-5, 0x1.1110c632a3088p-7, 0x1.6c16858b7acb9p-10,
+                  0x1.a15179d80ae96p-13, 0x1.a1132015ba37ep-16);
+  return (1.0 + (r + r * r * p)) * pow2i(k);
+}
+KNET_VM double short_exp(double x) {
+  Reduced64 a = exp_reduce(x);
+  return short_exp_of(a.r, a.k);
+}
+KNET_VM float exp2(float x) {
+  double y = clamp(x, -200.0f, 200.0f), t = y + kRound64;
+  return float(short_exp_of((y - (t - kRound64)) * 0.6931471805599453, int64_t(bits(t) - bits(kRound64))));
+}
 
 // (exp(r) - 1 - r - r^2/2) / (r^3/2) for |r| <= ln(2)/2: 7.0e-19, times r^3/2.
 KNET_VM double exp_cubic(double r) {
@@ -284,10 +311,7 @@ KNET_VM double exp10(double x) {
   Pair<double> e = p.one_more();
   return scale(e.h + e.l, p.k);
 }
-KNET_VM float exp10(float x) {
-  double y = clamp(double(x), -50.0, 50.0);
-  return float(exp(y * 2.302585092994046));
-}
+KNET_VM float exp10(float x) { return float(short_exp(double(clamp(x, -50.0f, 50.0f)) * 2.302585092994046)); }
 // 2^k ((1 - 2^-k) + m): no cancellation, since m is never near -1.
 template <Flt T>
 KNET_VM Pair<T> less_one(Power<T> p) {
@@ -299,12 +323,12 @@ KNET_VM double expm1(double x) {
   Pair<double> y = less_one(Power<double>{p.m, p.k > 1000 ? int64_t(1000) : p.k});
   return select(x == 0, x, scale(y.h + y.l, p.k));
 }
-KNET_VM double expm1_of_float(double x) {
-  Reduced64 a = exp_reduce(clamp(x, -50.0, 710.0));
-  double top = 1.0 - pow2i(-(a.k > 1000 ? int64_t(1000) : a.k));
-  return scale(top + (a.r + a.r * a.r * exp_tail(a.r)), a.k);
+KNET_VM double short_expm1(double x) {  // |x| < 700
+  Reduced64 a = exp_reduce(x);
+  double f = pow2i(a.k);
+  return (f - 1.0) + f * (a.r + a.r * a.r * exp_tail(a.r));
 }
-KNET_VM float expm1(float x) { return select(x == 0, x, float(expm1_of_float(double(x)))); }
+KNET_VM float expm1(float x) { return select(x == 0, x, float(short_expm1(double(clamp(x, -50.0f, 100.0f))))); }
 
 // ---- logarithms ----
 
@@ -409,36 +433,36 @@ KNET_VM T tanh(T x) {
   Pair<T> q = quotient(less_one(p), Pair<T>{d.h, d.l + (p.m.l + one.l)});
   return copysign(q.h + q.l, x);
 }
-// 1 / (1 + exp(-x)) = (1 or z) / (1 + z) with z = exp(-|x|): q 2^k
+// 1 / (1 + exp(-x)) = (1 or z) / (1 + z) with z = exp(-|x|): q f g. What is scaled last has all its digits where the result
+// is subnormal.
 template <class T>
 struct Scaled {
   Pair<T> q;
-  std::conditional_t<sizeof(T) == 4, int32_t, int64_t> k;
+  T f, g;
 };
+template <class T>
+inline constexpr T kSigmEnd = sizeof(T) == 4 ? 120 : 800;  // x sigm(x) rounds to 0 below minus this, to x above
 template <Flt T>
-KNET_VM Scaled<T> sigm_scaled(T x) {
-  Power<T> p = power(-most(abs(x), T(sizeof(T) == 4 ? 120 : 800)));
+KNET_VM Scaled<T> sigm_parts(T x) {
+  Power<T> p = power(-most(abs(x), kSigmEnd<T>));
   Pair<T> n = p.one_more();
-  T t = pow2i(p.k < -100 ? decltype(p.k)(-100) : p.k);  // 1 + 2^-100 n is 1
-  Pair<T> d = sum(T(1), n.h * t);
-  d.l += n.l * t;
+  auto k = decltype(p.k)(int32_t(p.k) >> 1);
+  T f = pow2i(k), g = pow2i(p.k - k), z = f * g;
+  Pair<T> d = sum(T(1), n.h * z);
+  d.l += n.l * z;
   bool up = x >= 0;
-  Pair<T> q = quotient(Pair<T>{select(up, T(1), n.h), select(up, T(0), n.l)}, d);
-  return {q, up ? 0 : p.k};
+  return {quotient(Pair<T>{select(up, T(1), n.h), select(up, T(0), n.l)}, d), select(up, T(1), f), select(up, T(1), g)};
 }
 template <Flt T>
 KNET_VM T sigm(T x) {
-  Scaled<T> s = sigm_scaled(x);
-  return scale(s.q.h + s.q.l, s.k);
+  Scaled<T> s = sigm_parts(x);
+  return (s.q.h + s.q.l) * s.f * s.g;
 }
-// x sigm(x). What is scaled last has all its digits where sigm(x) is subnormal.
 template <Flt T>
-KNET_VM T swish(T x) {
-  constexpr T far = sizeof(T) == 4 ? 120 : 800;  // there it rounds to 0 and x
-  Scaled<T> s = sigm_scaled(x);
-  T y = clamp(x, -far, far);
-  Pair<T> p = product(y, s.q.h);
-  return select(x > far, x, copysign(scale(p.h + (p.l + y * s.q.l), s.k), x));
+KNET_VM T swish(T x) {  // x sigm(x)
+  Scaled<T> s = sigm_parts(x);
+  T y = select(x < -kSigmEnd<T>, -kSigmEnd<T>, x);
+  return select(x > kSigmEnd<T>, x, fused(y, s.q.h, y * s.q.l) * s.f * s.g);
 }
 KNET_VM double softplus(double x) {
   Power<double> p = power(-most(abs(x), 800.0));
@@ -452,7 +476,7 @@ KNET_VM double short_log1p(double z) {
 }
 KNET_VM float softplus(float x) {
   double d = x;
-  return float(select(d > 0, d, 0.0) + short_log1p(exp(-abs(d))));
+  return float(select(d > 0, d, 0.0) + short_log1p(short_exp(-most(abs(d), 200.0))));
 }
 // x tanh(softplus(x)) = x n / (n + 2) with n = exp(x) (exp(x) + 2)
 KNET_VM double mish(double x) {
@@ -465,7 +489,7 @@ KNET_VM double mish(double x) {
   return select(x > 40.0, x, copysign(scale(p.h + (p.l + y * q.l), w.k), x));
 }
 KNET_VM float mish(float x) {
-  double y = clamp(double(x), -760.0, 40.0), e = exp(y), n = e * (e + 2.0);
+  double y = clamp(x, -200.0f, 40.0f), e = short_exp(y), n = e * (e + 2.0);
   return select(x > 40.0f, x, float(y * (n / (n + 2.0))));
 }
 
@@ -639,12 +663,11 @@ KNET_VM double acos(double x) {
 // ---- hyperbolic ----
 
 KNET_VM float sinh(float x) {
-  double e = expm1(abs(double(x)));
-  double y = 0.5 * (e + e / (e + 1.0));
-  return copysign(float(e < kInf ? y : e), x);
+  double e = short_expm1(double(most(abs(x), 100.0f)));
+  return copysign(float(0.5 * (e + e / (e + 1.0))), x);
 }
 KNET_VM float cosh(float x) {
-  double e = exp(abs(double(x)));
+  double e = short_exp(double(most(abs(x), 100.0f)));
   return float(0.5 * (e + 1.0 / e));
 }
 KNET_VM float asinh(float x) {
@@ -737,7 +760,7 @@ KNET_VM T pow_special(T x, T y, T r) {
   r = select((x != x) | (y != y), x + y, r);
   return select((y == 0) | (x == 1), T(1), r);
 }
-KNET_VM float pow(float x, float y) { return pow_special(x, y, float(exp(double(y) * log(abs(double(x)))))); }
+KNET_VM float pow(float x, float y) { return pow_special(x, y, float(short_exp(clamp(double(y) * log(abs(double(x))), -200.0, 200.0)))); }
 KNET_VM double pow(double x, double y) {
   double a = abs(x), b = clamp(y, -0x1p80, 0x1p80);  // beyond, every power but that of 1 is 0 or infinite
   Pair<double> l = log_pair(split(a)), p = product(b, l.h);
@@ -840,9 +863,9 @@ KNET_VM float erf(float x) {
                           0x1.562a60ddba6e6p-8, -0x1.bccf664d7f763p-11, 0x1.d887505de3ba6p-14, -0x1.445f47d33d87bp-17);
   double b = a > 4.0 ? 4.0 : a;  // erf(4) rounds to 1
   // log(erfc(x)) for 1 <= x <= 4: 4.5e-10 of erf
-  double big = 1.0 - exp(poly(b, 0x1.4fb06741d39a1p-12, -0x1.2156fa777dfb0p+0, -0x1.437eb4486a325p-1,
-                              -0x1.c2e355434c642p-4, 0x1.b0e246c451d48p-6, -0x1.37ecc66bf73f2p-8, 0x1.38e5e5277d407p-11,
-                              -0x1.825ce4bea3989p-15, 0x1.b7783044b6881p-20));
+  double big = 1.0 - short_exp(poly(b, 0x1.4fb06741d39a1p-12, -0x1.2156fa777dfb0p+0, -0x1.437eb4486a325p-1,
+                                    -0x1.c2e355434c642p-4, 0x1.b0e246c451d48p-6, -0x1.37ecc66bf73f2p-8, 0x1.38e5e5277d407p-11,
+                                    -0x1.825ce4bea3989p-15, 0x1.b7783044b6881p-20));
   return copysign(float(a < 1.0 ? small : big), x);
 }
 KNET_VM double erf_slope(double z) {  // erf(x) / x - 1 for x^2 = z <= 1: 1.6e-17
@@ -850,28 +873,31 @@ KNET_VM double erf_slope(double z) {  // erf(x) / x - 1 for x^2 = z <= 1: 1.6e-1
               -0x1.c02db3dac435fp-11, 0x1.f9a321d5b8e1ep-14, -0x1.f4d1e3183f7aep-17, 0x1.b9df224ca4b97p-20,
               -0x1.5f1ecb6f0764cp-23, 0x1.f7b4bf3b13964p-27, -0x1.389d4f2641625p-30, 0x1.05ffd737fb32ep-34);
 }
-// erfc(x) for 0.5 <= x <= 27, given x^2 as a pair
-KNET_VM Scaled<double> erfc_tail(double x, Pair<double> square) {
-  double t = (x - 4.0) / (x + 4.0);
-  // exp(x^2) erfc(x): 2.4e-16
-  double f = poly(t, 0x1.18932bf08e154p-3, -0x1.094922737431ap-2, 0x1.bff01a5f9085fp-3, -0x1.506666f69e50fp-3, 0x1.be502c36585dfp-4,
-                  -0x1.027d5744b7758p-4, 0x1.0066e104903ffp-5, -0x1.a4ded413acf83p-7, 0x1.0a17eb7d35d1ep-8,
-                  -0x1.a2f8fc7581f74p-11, -0x1.6d19f9552943fp-16, 0x1.4b4796644fcd8p-14, -0x1.7a6cf495c9ddfp-16,
-                  -0x1.feeda4b57ab8fp-20, 0x1.8b294f70c78e3p-19, -0x1.b67eef8fad36bp-22, -0x1.303d1dfefdd53p-22,
-                  0x1.9ab2890e73920p-24, 0x1.a35f23477a459p-26, -0x1.f69e6b6c3a9d4p-27, -0x1.cb25310c76306p-30, 0x1.946365a21975ap-30);
+// erfc(x) / 2^k for 0.5 <= x <= 27.5, given x^2
+struct Tail { double m; int64_t k; };
+KNET_VM Tail erfc_tail(double x, Pair<double> square) {
+  Pair<double> d = add(x, 4.0), v = quotient(add(x, -4.0), d);
+  double t = v.h;
+  // exp(x^2) erfc(x) (x + 4): 7.7e-17
+  double g = poly(t, 0x1.18932bf08e154p+0, -0x1.f3fe31ecb49bfp-1, 0x1.8be202d26c6fep-1, -0x1.14eacb1ad0326p-1, 0x1.52cac2371055fp-2,
+                  -0x1.645fd8a4bcf14p-3, 0x1.38dbd2c8c7c7dp-4, -0x1.b00c052bb4ee4p-6, 0x1.908f473a2c9e6p-8, -0x1.269b536554975p-12,
+                  -0x1.dd284fa9c4b06p-12, 0x1.72cdb6808aa66p-13, -0x1.e7d0ac3d56372p-19, -0x1.3c7077af512dcp-16,
+                  0x1.3ae57c7887bc6p-18, 0x1.7e877544576f6p-20, -0x1.c40d239de0e86p-21, -0x1.49528718845e6p-24,
+                  0x1.ff34bede4e966p-24, 0x1.d705112f0cb8ap-30, -0x1.9bd92be031687p-27, -0x1.024900da096b6p-33);
+  double slope = poly(t, -0.93, 1.51, -2.19, 1.67);  // of g, a few digits
   Power<double> p = power(Pair<double>{-square.h, -square.l});
-  Pair<double> e = p.one_more();
-  return {product(e, Pair<double>{f, 0.0}), p.k};
+  Pair<double> q = quotient(product(p.one_more(), Pair<double>{g, v.l * slope}), d);
+  return {q.h + q.l, p.k};
 }
 KNET_VM double erf(double x) {
   double a = abs(x), b = clamp(a, 0.5, 6.0);  // erf(6) rounds to 1
-  Scaled<double> s = erfc_tail(b, product(b, b));
-  return copysign(select(a < 1.0, a + a * erf_slope(a * a), 1.0 - scale(s.q.h, s.k)), x);
+  Tail s = erfc_tail(b, product(b, b));
+  return copysign(select(a < 0.84, a + a * erf_slope(a * a), 1.0 - scale(s.m, s.k)), x);
 }
 KNET_VM double erfc(double x) {
   double a = abs(x), b = clamp(a, 0.5, 27.5), m = a * erf_slope(a * a);  // erfc(27.3) is below the smallest number
-  Scaled<double> s = erfc_tail(b, product(b, b));
-  double tail = scale(s.q.h + s.q.l, s.k);
+  Tail s = erfc_tail(b, product(b, b));
+  double tail = scale(s.m, s.k);
   return select(a < 0.5, (1.0 - x) - copysign(m, x), select(x < 0, 2.0 - tail, tail));
 }
 // erfc(a) for a >= 0, enough for a float
@@ -879,7 +905,7 @@ KNET_VM double short_erfc(double a) {
   a = most(a, 11.0);  // erfc(11) is below the smallest float
   // exp(a^2) erfc(a) as a function of t, 0 <= a <= 11: 2.9e-10
   double t = (a - 3.5) / (a + 3.5);
-  return exp(-a * a) * poly(t, 0x1.3e0a99a187efbp-3, -0x1.2835188adf081p-2, 0x1.dd73832e80050p-3, -0x1.4a6bdb8563b44p-3,
+  return short_exp(-a * a) * poly(t, 0x1.3e0a99a187efbp-3, -0x1.2835188adf081p-2, 0x1.dd73832e80050p-3, -0x1.4a6bdb8563b44p-3,
                             0x1.82c6cef965ee6p-4, -0x1.743768b69cd65p-5, 0x1.16231b8d92a52p-6, -0x1.161f8f07d6f5bp-8,
                             0x1.1a4c4267b4f3ap-12, 0x1.3526835a5f2dfp-12, -0x1.c55e7166b6dd9p-14, -0x1.dd30053ebc88ep-17,
                             0x1.ec97fcf5fbb64p-18);
@@ -891,14 +917,13 @@ KNET_VM float erfc(float x) {
 // x times the normal distribution function: x erfc(-x / sqrt 2) / 2
 KNET_VM float gelu(float x) {
   double d = x, m = 0.5 * short_erfc(abs(d) * 0.7071067811865475);
-  return float(select(d > 0, d - d * m, select(d < -20.0, -20.0, d) * m));  // gelu(-20) is -0
+  return float(select(d > 0, d * (1.0 - m), select(d < -20.0, -20.0, d) * m));  // gelu(-20) is -0
 }
 KNET_VM double gelu(double x) {
-  double a = most(abs(x), 40.0), u = a * 0.7071067811865475, b = clamp(a, 0.7071067811865475, 40.0);
-  Scaled<double> s = erfc_tail(clamp(u, 0.5, 40.0), product(b, 0.5 * b));
+  double a = most(abs(x), 40.0), u = a * 0.7071067811865475, b = select(u < 0.5, 0.8, a);
+  Tail s = erfc_tail(clamp(u, 0.5, 27.5), product(b, 0.5 * b));
   bool near = u < 0.5;
-  // Phi(-a), and what its scaling leaves for after the product with x
-  double m = select(near, (1.0 - u) - u * erf_slope(u * u), s.q.h + s.q.l);
+  double m = select(near, (1.0 - u) - u * erf_slope(u * u), s.m);
   int64_t k = near ? 0 : s.k;
   double y = clamp(x, -40.0, 40.0), up = y - 0.5 * y * scale(m, k);
   return select(x > 40.0, x, copysign(select(x >= 0, up, scale(0.5 * y * m, k)), x));
