@@ -119,7 +119,7 @@ BINARY = [
 
 
 def ulps32(got, expected):
-    """How far float32 results are from float64 ones; 0 where both are NaN or the same infinity, infinity where one is."""
+    """How far float32 results are from float64 ones; infinity where only one of the two is NaN."""
     got, expected = got.astype("float64"), np.asarray(expected, "float64")
     top = 2.0 ** 128
     over = np.abs(expected) >= top - 2.0 ** 103  # rounds to infinity

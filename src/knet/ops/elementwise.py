@@ -551,7 +551,7 @@ softsign = elementwise(
     doc="x / (1 + |x|).")
 
 elu = elementwise(
-    "elu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, T(double(b) * vm::expm1(double(a))))",
+    "elu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, T(double(b) * vm::expm1_for<T>(double(a))))",
     reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x)),
     domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
     grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y + alpha)),
@@ -562,13 +562,14 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # fixed point o
 SELU_BOTH = 1.7580993408473769  # their product, rounded once
 selu = elementwise(
     "selu", "x", rule="Float", reference=lambda x: SELU_SCALE * np.where(x >= 0, x, SELU_ALPHA * np.expm1(x)),
-    c=f"T(vm::select(a >= T(0), {SELU_SCALE} * double(a), {SELU_BOTH} * vm::expm1(double(a))))",
+    c=f"T(vm::select(a >= T(0), {SELU_SCALE} * double(a), {SELU_BOTH} * vm::expm1_for<T>(double(a))))",
     domain=([(-2, -0.1), (0.1, 2)],),
     grad=(lambda dy, y, x: dy * where(x >= 0, SELU_SCALE, y + SELU_BOTH),),
     doc="The elu that keeps mean 0 and variance 1. Klambauer et al., arXiv:1706.02515.")
 
 celu = elementwise(
-    "celu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, T(double(b) * vm::expm1(double(a) / double(b))))",
+    "celu", "x, alpha=1.0", rule="Float",
+    c="vm::select(a >= T(0), a, T(double(b) * vm::expm1_for<T>(double(a) / double(b))))",
     reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x / alpha)),
     domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
     grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y / alpha + 1)),
