@@ -161,10 +161,10 @@ KNET_VM double short_expm1(double x) {  // |x| < 700
 // With digits to spare if T is float.
 template <Flt T>
 KNET_VM double expm1_for(double x) {
-  if constexpr (sizeof(T) == 4) return short_expm1(clamp(x, -50.0, 100.0));
+  if constexpr (sizeof(T) == 4) return select(x > 690.0, kInf, short_expm1(clamp(x, -50.0, 690.0)));
   else return expm1(x);
 }
-KNET_VM float expm1(float x) { return select(x == 0, x, float(expm1_for<float>(x))); }
+KNET_VM float expm1(float x) { return select(x == 0, x, float(short_expm1(double(clamp(x, -50.0f, 100.0f))))); }
 
 // ---- logarithms ----
 
