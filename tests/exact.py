@@ -98,7 +98,7 @@ UNARY = [
     Function("softplus", lambda x: np.logaddexp(0, x), _exact_softplus, (-40, 40), (1, 1.25)),
     Function("log_sigmoid", lambda x: -np.logaddexp(0, -x), lambda x: -_exact_softplus(-x), (-40, 40), (1, 1.25)),
     Function("swish", _limit(-np.inf, -0.0, lambda x: x * _sigm(x)), lambda x: x * _exact_sigm(x), (-745, 40)),
-    Function("mish", _limit(-np.inf, -0.0, _mish), _exact_mish, (-745, 40)),
+    Function("mish", _limit(-np.inf, -0.0, _mish), _exact_mish, (-745, 40), (1, 1.5)),
     Function("selu", lambda x: SELU_SCALE * np.where(x >= 0, x, SELU_ALPHA * np.expm1(x)),
              lambda x: SELU[0] * (x if x >= 0 else SELU[1] * MP.expm1(x)), (-40, 40), (1, 2)),
     Function("erf", _each(math.erf), MP.erf, (-6, 6)),
