@@ -20,6 +20,14 @@ constexpr int kRows = 12;
 constexpr int kRows = 5;
 #endif
 
+template <class T>
+using LaneList __attribute__((vector_size(kVectorBytes))) = Lane<T>;
+template <class T>
+inline __attribute__((always_inline)) auto lane_list(const Lane<T>* p) {
+  typedef Lane<T> Loose __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+  return LaneList<T>(*reinterpret_cast<const Loose*>(p));
+}
+
 // Rows of B that a block reads ahead where they are far apart, which the processor does not by itself.
 constexpr int kAhead = 12;
 constexpr int64_t kKept = 256;  // most rows of B that are kept
@@ -71,6 +79,11 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   }
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) {
+    if (p.order[v]) {
+      const auto order = lane_list<T>(p.order[v]);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) sum[i][v] = __builtin_shuffle(sum[i][v], order);
+    }
     T* c = p.c[v] + row * ldc;
     if (int n = p.n[v]; n < Vec<T>::lanes) {
 #pragma GCC unroll 16
@@ -312,6 +325,162 @@ void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
   }
 }
 
+template <class T, int R, int V>
+void lines_block(int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+                 const Piece* pieces, const Lane<T>* orders) {
+  constexpr int L = Vec<T>::lanes;
+  typename Vec<T>::type sum[R][V] = {};
+  const T* from[V];
+  for (int v = 0; v < V; ++v) from[v] = b + pieces[v].from;
+  for (int64_t p = 0; p < k; ++p) {
+    const int64_t o = off[p];
+    T x[R];
+    for (int i = 0; i < R; ++i) x[i] = a[i * rsa + p];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const auto y = load(from[v] + o);
+#pragma GCC unroll 3
+      for (int i = 0; i < R; ++i) sum[i][v] += x[i] * y;
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v)
+#pragma GCC unroll 3
+    for (int i = 0; i < R; ++i) {
+      const Piece& piece = pieces[v];
+      T* to = c + i * ldc + piece.to;
+      auto y = sum[i][v];
+      if (piece.order >= 0) y = __builtin_shuffle(y, lane_list<T>(orders + piece.order * L));
+      if (piece.n == L) *reinterpret_cast<typename Vec<T>::type*>(to) = y;
+      else store_part(to, y, piece.n);
+    }
+}
+
+template <class T, int R>
+void lines_rows(int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+                const Piece* pieces, int64_t count, const Lane<T>* orders) {
+  auto blocks = [&]<int V>() {
+    for (; count >= V; count -= V, pieces += V) lines_block<T, R, V>(k, a, rsa, off, b, c, ldc, pieces, orders);
+  };
+  if constexpr (R == 1) blocks.template operator()<8>();
+  blocks.template operator()<4>();
+  blocks.template operator()<2>();
+  blocks.template operator()<1>();
+}
+
+template <class T>
+void lines(int64_t m, int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+           const Piece* pieces, int64_t count, const Lane<T>* orders) {
+  auto rows = m == 1 ? lines_rows<T, 1> : m == 2 ? lines_rows<T, 2> : lines_rows<T, 3>;
+  if (m > 0) rows(k, a, rsa, off, b, c, ldc, pieces, count, orders);
+}
+
+template <class T, int K>
+void traces_block(T* sums, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V sum[K];
+  const T* from[K];
+  for (int p = 0; p < K; ++p) sum[p] = load(sums + p * L), from[p] = b + off[p];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = pieces[i].from;
+    const T* to = c + pieces[i].to;
+    if (int n = pieces[i].n; n == L) {
+      const V y = load(to);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load(from[p] + at) * y;
+    } else {
+      const V y = load_part(to, n);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load_part(from[p] + at, n) * y;
+    }
+  }
+  for (int p = 0; p < K; ++p) *reinterpret_cast<V*>(sums + p * L) = sum[p];
+}
+
+// Nine at once: a window of 3 x 3 in one pass.
+template <class T>
+void traces(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  constexpr int L = Vec<T>::lanes;
+  int64_t p = 0;
+  for (; p + 9 <= k; p += 9) traces_block<T, 9>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p + 4 <= k; p += 4) traces_block<T, 4>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p < k; ++p) traces_block<T, 1>(sum + p * L, off + p, b, c, pieces, count);
+}
+
+// Even lanes of x and y, or the lanes of x and y in turns: its first half, its second.
+template <class T, int... l>
+inline __attribute__((always_inline)) auto evens(typename Vec<T>::type x, typename Vec<T>::type y,
+                                                 std::integer_sequence<int, l...>) {
+  return __builtin_shuffle(x, y, LaneList<T>{2 * l...});
+}
+template <class T, int Half, int... l>
+inline __attribute__((always_inline)) auto turns(typename Vec<T>::type x, typename Vec<T>::type y,
+                                                 std::integer_sequence<int, l...>) {
+  constexpr int L = Vec<T>::lanes;
+  return __builtin_shuffle(x, y, LaneList<T>{(l % 2 ? L : 0) + l / 2 + Half * L / 2 ...});
+}
+
+template <class T, int S>
+void thin_rows(T* to, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n, int64_t lo,
+               int64_t hi, int64_t stride) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes;
+  if (S) stride = S;
+  for (; rows > 0; --rows, to += to_pitch, from += from_pitch) {
+    if constexpr (S == 0) {
+      for (int64_t j = 0; j < n; ++j) to[j] = j >= lo && j < hi ? from[j * stride] : T(0);
+      continue;
+    }
+    const int64_t first = lo * S, end = (hi - 1) * S + 1;  // what may be read
+    auto part = [&](int64_t at) __attribute__((always_inline)) {
+      const int64_t a = first - at > 0 ? first - at : 0, b = end - at < L ? end - at : L;
+      return a >= b ? V{} : a == 0 && b == L ? load(from + at) : load_lanes(from + at, a, b);
+    };
+    for (int64_t j = 0; j < n; j += L) {
+      V v;
+      if constexpr (S == 1) v = part(j);
+      else v = evens<T>(part(2 * j), part(2 * j + L), std::make_integer_sequence<int, L>());
+      if (n - j >= L) *reinterpret_cast<V*>(to + j) = v;
+      else store_part(to + j, v, n - j);
+    }
+  }
+}
+
+template <class T>
+void thin(T* to, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n, int64_t lo, int64_t hi,
+          int64_t stride) {
+  auto f = stride == 1 ? thin_rows<T, 1> : stride == 2 ? thin_rows<T, 2> : thin_rows<T, 0>;
+  f(to, to_pitch, from, from_pitch, rows, n, lo, hi, stride);
+}
+
+template <class T>
+void weave(T* to, int64_t n, const T* const* from, int64_t stride) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  if (stride != 2) {
+    for (int64_t b = 0; b < stride; ++b)
+      for (int64_t j = b, i = 0; j < n; j += stride, ++i) to[j] = from[b] ? from[b][i] : T(0);
+    return;
+  }
+  for (int64_t j = 0; j < n; j += 2 * L) {
+    auto part = [&](int b) __attribute__((always_inline)) {
+      const int64_t left = (n - j + 1 - b) / 2;
+      return !from[b] ? V{} : left >= L ? load(from[b] + j / 2) : load_part(from[b] + j / 2, left);
+    };
+    const V x = part(0), y = part(1), low = turns<T, 0>(x, y, lanes), high = turns<T, 1>(x, y, lanes);
+    if (n - j >= 2 * L) {
+      *reinterpret_cast<V*>(to + j) = low;
+      *reinterpret_cast<V*>(to + j + L) = high;
+    } else {
+      if (n - j >= L) *reinterpret_cast<V*>(to + j) = low;
+      else store_part(to + j, low, n - j);
+      if (n - j > L) store_part(to + j + L, high, n - j - L);
+    }
+  }
+}
+
 // N elements, known here, so that each copy is one or two moves.
 template <class T, int N>
 void columns_of(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k) {
@@ -366,7 +535,8 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, columns<T>, shifted<T>, runs<T>};
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, traces<T>, thin<T>, weave<T>,
+          columns<T>, shifted<T>, runs<T>};
 }
 
 }  // namespace
