@@ -30,6 +30,9 @@
 namespace knet::cpu {
 namespace {
 
+// Most steps are 1, and a division takes as long as copying a row.
+int64_t div(int64_t x, int64_t by) { return by == 1 ? x : x / by; }
+int64_t rem(int64_t x, int64_t by) { return by == 1 ? 0 : x % by; }
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // One convolution, always with three spatial dimensions (leading ones are added).
@@ -132,6 +135,7 @@ class Source {
     phase_[0] = per_[0] * line_[0];
     phase_[2] = slots_[0] * phase_[0];
     channel = slots_[2] * phase_[2];
+    for (int64_t slot : slot_[2]) columns_.push_back(slot < 0 ? -1 : slot * phase_[2]);
   }
   size_t bytes(int64_t channels) const {
     return size_t(round_up((channels * channel + slack) * int64_t(sizeof(T)), 64));
@@ -161,10 +165,10 @@ class Source {
     hi[d] = part.second;
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t u = lo[0]; u < hi[0]; ++u) {
-        const int64_t slot = slot_[0][size_t(u % step_[0])], z = u + first_[0];
+        const int64_t slot = slot_[0][size_t(rem(u, step_[0]))], z = u + first_[0];
         if (slot < 0) continue;
         const bool inside = z >= 0 && z < x_[0];
-        slice(room + c * channel + slot * phase_[0] + u / step_[0] * line_[0],
+        slice(room + c * channel + slot * phase_[0] + div(u, step_[0]) * line_[0],
               inside ? x + c * plane + z * x_[1] * x_[2] : nullptr, lo, hi);
       }
     return room;
@@ -204,32 +208,32 @@ class Source {
     const int64_t u = tap - first_[d];
     return slot_[d][size_t(u % step_[d])] * phase_[d] + u / step_[d] * line_[d];
   }
+  // One slice's rows and columns lo to hi - 1, zeros if x is null.
   void slice(T* to, const T* x, const int64_t* lo, const int64_t* hi) const {
-    for (int64_t b = 0; b < step_[2]; ++b) {
-      const int64_t slot = slot_[2][size_t(b)], first = b + first_[2];
-      if (slot < 0) continue;
-      auto index = [](int64_t u, int64_t step) { return u <= 0 ? 0 : (u + step - 1) / step; };
-      const int64_t j0 = lo[2] / step_[2], n = std::min(per_[2], index(hi[2], step_[2])) - j0;
-      const int64_t from = index(-first, step_[2]) - j0, until = index(x_[2] - first, step_[2]) - j0;
-      for (int64_t a = 0; a < step_[1]; ++a) {
-        if (slot_[1][size_t(a)] < 0) continue;
-        const int64_t r0 = index(lo[1] - a, step_[1]), r1 = std::max(r0, std::min(per_[1], index(hi[1] - a, step_[1])));
-        const int64_t top = x ? std::clamp(index(-a - first_[1], step_[1]), r0, r1) : r1;
-        const int64_t end = x ? std::clamp(index(x_[1] - a - first_[1], step_[1]), top, r1) : r1;
-        T* rows = to + slot * phase_[2] + slot_[1][size_t(a)] * phase_[1] + j0;
-        for (int64_t r = r0; r < top; ++r) std::fill_n(rows + r * line_[1], n, T(0));
-        if (top < end)
-          micro_of<T>().thin(rows + top * line_[1], line_[1],
-                             x + (top * step_[1] + a + first_[1]) * x_[2] + j0 * step_[2] + first, step_[1] * x_[2],
-                             end - top, n, std::clamp<int64_t>(from, 0, n), std::clamp<int64_t>(until, 0, n), step_[2]);
-        for (int64_t r = end; r < r1; ++r) std::fill_n(rows + r * line_[1], n, T(0));
-      }
+    auto index = [](int64_t u, int64_t step) { return u <= 0 ? 0 : div(u + step - 1, step); };
+    const int64_t j0 = div(lo[2], step_[2]), n = std::min(per_[2], index(hi[2], step_[2])) - j0;
+    for (int64_t a = 0; a < step_[1]; ++a) {
+      if (slot_[1][size_t(a)] < 0) continue;
+      const int64_t r0 = index(lo[1] - a, step_[1]), r1 = std::max(r0, std::min(per_[1], index(hi[1] - a, step_[1])));
+      const int64_t top = x ? std::clamp(index(-a - first_[1], step_[1]), r0, r1) : r1;
+      const int64_t end = x ? std::clamp(index(x_[1] - a - first_[1], step_[1]), top, r1) : r1;
+      T* rows = to + slot_[1][size_t(a)] * phase_[1] + j0;
+      auto zeros = [&](int64_t r, int64_t until) {
+        for (; r < until; ++r)
+          for (int64_t phase : columns_)
+            if (phase >= 0) std::fill_n(rows + phase + r * line_[1], n, T(0));
+      };
+      zeros(r0, top);
+      micro_of<T>().thin(rows + top * line_[1], columns_.data(), line_[1],
+                         x + (top * step_[1] + a + first_[1]) * x_[2], step_[1] * x_[2], end - top, n,
+                         j0 * step_[2] + first_[2], x_[2], step_[2]);
+      zeros(end, r1);
     }
   }
 
   int64_t x_[3], stride_[3], first_[3] = {0, 0, 0}, extent_[3], step_[3], slots_[3], per_[3];
   int64_t line_[3], phase_[3];  // elements from one to the next of a dimension, and of its phases
-  std::vector<int64_t> slot_[3];
+  std::vector<int64_t> slot_[3], columns_;  // of each phase: its number; of columns': where it begins (or -1)
 };
 
 // y (O x P) = w (O x CK) patches (CK x P) for one image and group.
@@ -266,6 +270,7 @@ class Sweep {
       }
     }
     first_.push_back(int64_t(pieces_.size()));
+    block_ = direct_ && a[2].taps.size() >= 3 ? kWide : kBlock;
     // Five vectors of multiply-adds a nanosecond; two and a half where each needs a load.
     cost_ns = double(out_channels * patch_) * (direct_ ? direct : gathered) * wanted /
               (double(lanes) * (out_channels <= 1 ? 2.5 : 5));
@@ -298,15 +303,16 @@ class Sweep {
     int64_t rows[kBlock];
     if (!direct_)
       for (int64_t p = 0; p < std::min(kBlock, patch_); ++p) rows[p] = p * width;
-    // Weights beyond L2's share are read once for a whole group of panels, a block of rows of patches at a time.
+    // Weights beyond L2's share are read once for a whole group of panels, a block of rows of patches at a time; the
+    // block after that is fetched meanwhile.
     const int64_t group = out_channels_ * patch_ * int64_t(sizeof(T)) <= kWeights
                               ? 2
                               : 2 * std::max<int64_t>(1, kWeights / (out_channels_ * width * int64_t(sizeof(T))));
     for (int64_t begin = first; begin < last; begin += group)
-      for (int64_t p0 = 0; p0 < patch_; p0 += kBlock)
+      for (int64_t p0 = 0; p0 < patch_; p0 += block_)
         for (int64_t i = begin; i < std::min(last, begin + group); i += 2) {
           const bool two = i + 1 < last;
-          const int64_t kk = std::min(kBlock, patch_ - p0);
+          const int64_t kk = std::min(block_, patch_ - p0);
           Panel<T> p;
           for (int v = 0; v < 2; ++v) {
             const Piece& piece = pieces_[size_t(two ? i + v : i)];
@@ -314,6 +320,14 @@ class Sweep {
             p.c[v] = y + piece.to;
             p.n[v] = v == 0 || two ? piece.n : 0;
             if (piece.order >= 0) p.order[v] = orders_.data() + piece.order * micro.lanes;
+          }
+          const int64_t panels = (std::min(last, begin + group) - begin + 1) / 2, panel = (i - begin) / 2;
+          if (group > 2 && p0 + block_ < patch_) {
+            const int64_t o = out_channels_ * panel / panels;
+            p.next = w + o * patch_ + p0 + block_;
+            p.next_runs = out_channels_ * (panel + 1) / panels - o;
+            p.next_stride = patch_;
+            p.next_n = std::min(block_, patch_ - p0 - block_);
           }
           if (!direct_) gather(packed, x, pieces_[size_t(i)].to, p.n[0] + p.n[1], p0, kk, width);
           micro.panel(out_channels_, kk, w + p0, patch_, 1, direct_ ? off_.data() + p0 : rows, p, ldc, p0 > 0);
@@ -323,6 +337,7 @@ class Sweep {
  private:
   static constexpr int64_t kLines = 3;            // rows of results that are too few for panels
   static constexpr int64_t kBlock = 256;          // rows of a panel: 256 x 32 floats are 32 KiB
+  static constexpr int64_t kWide = 576;           // where rows of a panel share their lines in the source
   static constexpr int64_t kWeights = 512 << 10;  // bytes
 
   // Results q to end - 1, by as few vectors as reach them all from the first that is left.
@@ -354,7 +369,7 @@ class Sweep {
     for (int64_t p = 0; n < whole && p < kk; ++p) std::fill_n(to + p * width + n, whole - n, T(0));
   }
 
-  int64_t out_channels_, patch_, plane_, row_, share_;  // a share: results
+  int64_t out_channels_, patch_, plane_, row_, share_, block_;  // a share: results
   std::vector<int64_t> off_, at_, first_;
   std::vector<Piece> pieces_;
   std::vector<Lane<T>> orders_;
@@ -365,13 +380,15 @@ class Sweep {
 struct Tasks {
   size_t d;
   int64_t per_share, shares, images, together = 1;
-  // The shares of an image take 100 us and 128 results (panels that the weights are read for) or more; images that take
-  // less are done 30 us together.
+  // The shares of an image take 100 us and 128 results (panels that the weights are read for) or more, and there are no
+  // more than make 32 tasks (shares copy again what reaches over their border: half of the rows of 3x56 by 3x3); images
+  // that take less are done 30 us together.
   Tasks(const Axes& a, int64_t images, double image_ns, int64_t most_per_share = int64_t(1) << 60) : images(images) {
     d = a[0].y > 1 ? 0 : a[1].y > 1 ? 1 : 2;
     const int64_t y = std::max<int64_t>(1, a[d].y), line = std::max<int64_t>(1, results(a) / y);
     const int64_t least = std::max(int64_t(double(y) * 100e3 / std::max(1.0, image_ns)), (127 + line) / line);
-    shares = std::max<int64_t>(1, y / std::clamp<int64_t>(least, 1, std::min(y, most_per_share)));
+    shares = std::min(y / std::clamp<int64_t>(least, 1, y), 32 / std::max<int64_t>(1, images));
+    shares = std::max({int64_t(1), shares, (y + most_per_share - 1) / most_per_share});
     per_share = (y + shares - 1) / shares;
     shares = (y + per_share - 1) / per_share;
     if (shares == 1)

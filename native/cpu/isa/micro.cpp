@@ -408,12 +408,13 @@ void traces(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const
   for (; p < k; ++p) traces_block<T, 1>(sum + p * L, off + p, b, c, pieces, count);
 }
 
-// Even lanes of x and y, or the lanes of x and y in turns: its first half, its second.
-template <class T, int... l>
-inline __attribute__((always_inline)) auto evens(typename Vec<T>::type x, typename Vec<T>::type y,
-                                                 std::integer_sequence<int, l...>) {
-  return __builtin_shuffle(x, y, LaneList<T>{2 * l...});
+// Every other lane of x and y, from lane First on.
+template <class T, int First, int... l>
+inline __attribute__((always_inline)) auto halves(typename Vec<T>::type x, typename Vec<T>::type y,
+                                                  std::integer_sequence<int, l...>) {
+  return __builtin_shuffle(x, y, LaneList<T>{2 * l + First...});
 }
+// The lanes of x and y in turns: the first half of them, the second.
 template <class T, int Half, int... l>
 inline __attribute__((always_inline)) auto turns(typename Vec<T>::type x, typename Vec<T>::type y,
                                                  std::integer_sequence<int, l...>) {
@@ -421,37 +422,48 @@ inline __attribute__((always_inline)) auto turns(typename Vec<T>::type x, typena
   return __builtin_shuffle(x, y, LaneList<T>{(l % 2 ? L : 0) + l / 2 + Half * L / 2 ...});
 }
 
+// Strides of 1 and 2: S vectors are read for S phases of one each.
 template <class T, int S>
-void thin_rows(T* to, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n, int64_t lo,
-               int64_t hi, int64_t stride) {
+void thin_rows(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows,
+               int64_t n, int64_t first, int64_t extent) {
   using V = typename Vec<T>::type;
   constexpr int64_t L = Vec<T>::lanes;
-  if (S) stride = S;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  const int64_t phases[2] = {phase[0], phase[S - 1]};
   for (; rows > 0; --rows, to += to_pitch, from += from_pitch) {
-    if constexpr (S == 0) {
-      for (int64_t j = 0; j < n; ++j) to[j] = j >= lo && j < hi ? from[j * stride] : T(0);
-      continue;
-    }
-    const int64_t first = lo * S, end = (hi - 1) * S + 1;  // what may be read
     auto part = [&](int64_t at) __attribute__((always_inline)) {
-      const int64_t a = first - at > 0 ? first - at : 0, b = end - at < L ? end - at : L;
-      return a >= b ? V{} : a == 0 && b == L ? load(from + at) : load_lanes(from + at, a, b);
+      const int64_t a = -at > 0 ? -at : 0, b = extent - at < L ? extent - at : L;
+      return a >= b ? V{} : load_lanes(from + at, a, b);
+    };
+    auto put = [&](int64_t p, int64_t j, V v) __attribute__((always_inline)) {
+      if (p < 0) return;
+      if (n - j >= L) *reinterpret_cast<V*>(to + p + j) = v;
+      else store_part(to + p + j, v, n - j);
     };
     for (int64_t j = 0; j < n; j += L) {
-      V v;
-      if constexpr (S == 1) v = part(j);
-      else v = evens<T>(part(2 * j), part(2 * j + L), std::make_integer_sequence<int, L>());
-      if (n - j >= L) *reinterpret_cast<V*>(to + j) = v;
-      else store_part(to + j, v, n - j);
+      const int64_t at = first + j * S;
+      const bool inside = at >= 0 && at + S * L <= extent;
+      const V x = inside ? load(from + at) : part(at);
+      if constexpr (S == 1) {
+        put(phases[0], j, x);
+      } else {
+        const V y = inside ? load(from + at + L) : part(at + L);
+        put(phases[0], j, halves<T, 0>(x, y, lanes));
+        put(phases[1], j, halves<T, 1>(x, y, lanes));
+      }
     }
   }
 }
 
 template <class T>
-void thin(T* to, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n, int64_t lo, int64_t hi,
-          int64_t stride) {
-  auto f = stride == 1 ? thin_rows<T, 1> : stride == 2 ? thin_rows<T, 2> : thin_rows<T, 0>;
-  f(to, to_pitch, from, from_pitch, rows, n, lo, hi, stride);
+void thin(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n,
+          int64_t first, int64_t extent, int64_t stride) {
+  if (stride == 1) return thin_rows<T, 1>(to, phase, to_pitch, from, from_pitch, rows, n, first, extent);
+  if (stride == 2) return thin_rows<T, 2>(to, phase, to_pitch, from, from_pitch, rows, n, first, extent);
+  for (; rows > 0; --rows, to += to_pitch, from += from_pitch)
+    for (int64_t b = 0; b < stride; ++b)
+      for (int64_t j = 0, i = first + b; phase[b] >= 0 && j < n; ++j, i += stride)
+        to[phase[b] + j] = i >= 0 && i < extent ? from[i] : T(0);
 }
 
 template <class T>

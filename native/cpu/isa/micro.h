@@ -61,10 +61,10 @@ struct Micro {
   // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
   // lanes below n is read.
   void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
-  // to[r * to_pitch + j] = from[r * from_pitch + j * stride] for r < rows, lo <= j < hi, and 0 for the rest of j < n.
-  // Nothing else is read or written.
-  void (*thin)(T* to, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n, int64_t lo,
-               int64_t hi, int64_t stride);
+  // to[phase[b] + r * to_pitch + j] = from[r * from_pitch + i], i = first + j * stride + b, where 0 <= i < extent, else 0;
+  // for r < rows, j < n, b < stride where phase[b] >= 0. Nothing else is read or written.
+  void (*thin)(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n,
+               int64_t first, int64_t extent, int64_t stride);
   // to[j] = from[j % stride][j / stride], j < n; zeros where from[...] is null.
   void (*weave)(T* to, int64_t n, const T* const* from, int64_t stride);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
