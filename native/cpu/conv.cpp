@@ -411,6 +411,61 @@ constexpr int64_t kSlack = 128 / int64_t(sizeof(T));  // two of the widest vecto
 template <class T>
 constexpr double kCopyNs = 0.02 * double(sizeof(T));
 
+// One channel in and one out at a time, read where they are: what lies outside is left out by lanes and by rows.
+struct Planes {
+  explicit Planes(const Axes& axes) : a(axes) {
+    for (size_t d = 0; d < 2; ++d)
+      f.x[d] = a[d + 1].x, f.y[d] = a[d + 1].y, f.stride[d] = a[d + 1].stride, f.window[d] = int64_t(a[d + 1].taps.size());
+  }
+  static bool fit(const Axes& a) {
+    return a[0].x == 1 && a[0].y == 1 && a[0].taps == std::vector<int64_t>{0} && a[2].stride <= 2 && a[2].taps.size() <= 16;
+  }
+  Filter filter() const {
+    Filter g = f;
+    for (size_t d = 0; d < 2; ++d) g.tap[d] = a[d + 1].taps.data();
+    return g;
+  }
+  int64_t x_plane() const { return f.x[0] * f.x[1]; }
+  int64_t y_plane() const { return f.y[0] * f.y[1]; }
+  // Of one plane: each vector of results loads each element of the window (a pair of them where every other lane is
+  // wanted), at 2.5 a nanosecond.
+  double cost_ns(int64_t lanes) const {
+    return double(f.y[0] * (round_up(f.y[1], lanes) / lanes) * taps(a)) * 0.4 * double(f.stride[1]) + 20;
+  }
+  Axes a;
+  Filter f;
+};
+
+// Depthwise: images of one channel in each group. Their copies with padding took half of the time.
+template <class T>
+class ConvPlanes final : public Step {
+ public:
+  ConvPlanes(const Axes& a, int64_t images, int64_t groups, int64_t out_channels)
+      : planes_(a), groups_(groups), out_channels_(out_channels),
+        tasks_(a, images * groups, planes_.cost_ns(micro_of<T>().lanes) * double(out_channels)) {
+    cost_ns = double(images * groups * out_channels) * planes_.cost_ns(micro_of<T>().lanes) + 100;
+  }
+  void run(char* const* out, const char* const* in, char*) const override {
+    auto x = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
+    auto y = reinterpret_cast<T*>(out[0]);
+    const Filter f = planes_.filter();
+    const int64_t window = f.window[0] * f.window[1];
+    tasks_.run(cost_ns, [&](int64_t image, int64_t share) {
+      const int64_t lo = tasks_.d == 1 ? share * tasks_.per_share : 0;
+      const int64_t hi = tasks_.d == 1 ? std::min(f.y[0], lo + tasks_.per_share) : f.y[0];
+      for (int64_t o = 0; o < out_channels_; ++o)
+        micro_of<T>().filter(f, x + image * planes_.x_plane(), w + (image % groups_ * out_channels_ + o) * window,
+                             y + (image * out_channels_ + o) * planes_.y_plane(), lo, hi);
+    });
+  }
+  std::string text() const override { return "planes, " + std::to_string(tasks_.count()) + " tasks"; }
+
+ private:
+  Planes planes_;
+  int64_t groups_, out_channels_;
+  Tasks tasks_;
+};
+
 template <class T>
 class Conv final : public Step {
  public:
@@ -540,6 +595,7 @@ class ConvDxTurned final : public Step {
     return std::max<int64_t>(1, (512 << 10) / std::max<int64_t>(1, size));
   }
   // A phase as a sweep over dy; its elements of the window.
+ public:
   static Axes axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
     Axes a;
     std::vector<int64_t> kept[3];
@@ -552,7 +608,8 @@ class ConvDxTurned final : public Step {
     }
     for (int64_t i : kept[0])
       for (int64_t j : kept[1])
-        for (int64_t k : kept[2]) which->push_back((i * g.w[1] + j) * g.w[2] + k);
+        for (int64_t k : kept[2])
+          if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
     return a;
   }
   // What all phases read together.
@@ -915,8 +972,9 @@ class ConvDw final : public Step {
 template <class T>
 class ConvDwLines final : public Step {
  public:
-  explicit ConvDwLines(const Geometry& g) : g_(g), source_(axes(g), true, kSlack<T>) {
+  explicit ConvDwLines(const Geometry& g) : g_(g), source_(axes(g), true, kSlack<T>), planes_(axes(g)) {
     const Axes a = axes(g);
+    in_planes_ = g.in_channels == 1 && Planes::fit(a);
     const int64_t lanes = micro_of<T>().lanes, row = g.y[2];
     off_ = source_.offsets(a, g.in_channels);
     const auto at = source_.positions(a);
@@ -925,7 +983,7 @@ class ConvDwLines final : public Step {
         pieces_.push_back({at[size_t(q + j)], q + j, int(std::min(lanes, row - j)), -1});
     // A load for each vector of multiply-adds.
     const double each = double(g.out_channels * g.patch()) * (double(pieces_.size()) * 0.4 + double(lanes)) +
-                        double(g.in_channels * source_.channel) * kCopyNs<T>;
+                        (in_planes_ ? 0 : double(g.in_channels * source_.channel) * kCopyNs<T>);
     cost_ns = each * double(g.images * g.groups) + 100;
     // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
     const int64_t groups = std::max<int64_t>(1, g.groups), images = std::max<int64_t>(1, g.images);
@@ -958,8 +1016,15 @@ class ConvDwLines final : public Step {
     auto* area = static_cast<char*>(workspace(1, room + size_t(sums * micro.lanes) * sizeof(T)));
     auto* sum = reinterpret_cast<T*>(area + room);
     std::fill_n(sum, sums * micro.lanes, T(0));
+    const Filter filter = planes_.filter();
     for (int64_t n = g_.images * chunk / chunks_; plane > 0 && n < g_.images * (chunk + 1) / chunks_; ++n) {
       const int64_t image = n * g_.groups + group;
+      if (in_planes_) {
+        for (int64_t o = 0; o < g_.out_channels; ++o)
+          micro.filter_sums(filter, x + image * g_.x_plane(), dy + (image * g_.out_channels + o) * plane,
+                            sum + o * patch * micro.lanes);
+        continue;
+      }
       const T* source = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels,
                                         image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 2,
                                         source_.reach(2, 0, g_.y[2], g_.y[2]));
@@ -976,6 +1041,8 @@ class ConvDwLines final : public Step {
 
   Geometry g_;
   Source<T> source_;
+  Planes planes_;
+  bool in_planes_;
   std::vector<int64_t> off_;
   std::vector<Piece> pieces_;
   int64_t chunks_, together_, size_;
@@ -987,6 +1054,9 @@ std::unique_ptr<Step> make(Op op, std::span<const Layout> out, std::span<const L
   if (op == Op::conv) {
     Geometry g = geometry(in[0], in[1], out[0], attrs);
     if (ConvPlain<T>::fits(g)) return std::make_unique<ConvPlain<T>>(g, false);
+    const Axes a = axes(g);
+    if (g.in_channels == 1 && g.out_channels <= 3 && Planes::fit(a))
+      return std::make_unique<ConvPlanes<T>>(a, g.images, g.groups, g.out_channels);
     return std::make_unique<Conv<T>>(g);
   }
   if (op == Op::conv_dw) {
@@ -997,6 +1067,10 @@ std::unique_ptr<Step> make(Op op, std::span<const Layout> out, std::span<const L
   Geometry g = geometry(out[0], in[1], in[0], attrs);
   if (ConvPlain<T>::fits(g)) return std::make_unique<ConvPlain<T>>(g, true);
   if (g.y_plane() > 0 && g.window() > 0 && g.out_channels > 0) {
+    if (g.in_channels == 1 && g.out_channels == 1 && g.stride[0] * g.stride[1] * g.stride[2] == 1) {
+      const Axes a = ConvDxTurned<T>::axes(g, std::array<int64_t, 3>{}.data(), nullptr);
+      if (Planes::fit(a)) return std::make_unique<ConvPlanes<T>>(a, g.images, g.groups, 1);
+    }
     auto turned = std::make_unique<ConvDxTurned<T>>(g);
     if (turned->cost_ns <= ConvDxColumns<T>::cost(g)) return turned;
   }

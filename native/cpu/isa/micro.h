@@ -17,6 +17,14 @@ struct Piece {
   int n, order;
 };
 
+// A filter over one plane: result (h, q) meets element (h * stride[0] + tap[0][i], q * stride[1] + tap[1][j]) of the
+// plane with element (i, j) of the window; outside of the plane are zeros. Strides along rows are 1 or 2, windows at most
+// 16 wide.
+struct Filter {
+  int64_t x[2], y[2], stride[2], window[2];
+  const int64_t* tap[2];
+};
+
 // A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come
 // from different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the
 // same.
@@ -58,6 +66,10 @@ struct Micro {
   // i < m <= 3: many vectors at once where there are too few rows to hide the latency of an addition.
   void (*lines)(int64_t m, int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
                 const Piece* pieces, int64_t count, const Lane<T>* orders);
+  // Rows lo to hi - 1 of the results of a filter, into y (whose first row is row 0).
+  void (*filter)(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi);
+  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes.
+  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum);
   // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
   // lanes below n is read.
   void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
