@@ -641,10 +641,17 @@ class ConvDxTurned final : public Step {
       parallel(g_.groups * blocks, double(g_.groups * c_n * o_n * n) * 0.5, [&](int64_t task) {
         const int64_t group = task / blocks, first = task % blocks * together;
         for (int64_t c = first; c < std::min(c_n, first + together); ++c)
-          micro_of<T>().runs(to + p.weights + (group * c_n + c) * o_n * n, w + group * o_n * c_n * window + c * window,
-                             off.data(), o_n * n, 1);
+          filter(to + p.weights + (group * c_n + c) * o_n * n, w + group * o_n * c_n * window + c * window, off, n);
       });
     }
+  }
+  // One channel's elements of all filters, n of each, from off on.
+  void filter(T* to, const T* from, const std::vector<int64_t>& off, int64_t n) const {
+    const Micro<T>& micro = micro_of<T>();
+    if (n < g_.window()) return micro.runs(to, from, off.data(), g_.out_channels * n, 1);
+    const int64_t last = g_.out_channels - 1;  // runs() may go beyond the end of each
+    micro.runs(to, from, off.data(), last, n);
+    std::memcpy(to + last * n, from + off[size_t(last * n)], size_t(n) * sizeof(T));
   }
   // Results lo to hi - 1 along the shares' dimension, into one image's dx.
   void weave(const std::vector<const T*>& made, int64_t share, int64_t lo, int64_t hi, T* dx) const {
@@ -866,7 +873,7 @@ class ConvDw final : public Step {
     at_ = source_.positions(axes(g));
     // Runs along the innermost dimension of the window lie side by side in the image, too.
     run_ = g.dilation[2] == 1 && !g.flip ? std::max<int64_t>(1, g.w[2]) : 1;
-    plain_ = window == 1;
+    plain_ = window == 1 && (at_.empty() || at_.back() == plane - 1);
     const double waste = double(round_up(columns_, micro.lanes)) / double(std::max<int64_t>(1, columns_));
     cost_ns = g.work() * waste / (double(micro.lanes) * 5) +
               double(g.images * g.groups * g.y_plane()) * double(g.patch()) * (run_ == 1 ? 0.5 : 0.12) + 200;
@@ -911,7 +918,7 @@ class ConvDw final : public Step {
         const int64_t image = n * g_.groups + group;
         auto* room = static_cast<T*>(workspace(1, source_.bytes(channels_)));
         const T* from = source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, false, room, 2, all);
-        product.run({dy + image * o_n * plane, plane, 1}, {from, 1, plane}, to, patch, n > first);
+        product.run({dy + image * o_n * plane, plane, 1}, {from, 1, source_.channel}, to, patch, n > first);
       }
       return;
     }

