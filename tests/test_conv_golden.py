@@ -241,3 +241,22 @@ def test_a_depthwise_filter_reads_nothing_beyond_its_plane():
     assert np.isfinite(y[0, 2]).all() and np.isfinite(y[0, 0, :, :-2]).all() and np.isnan(y[0, 1]).all()
     dw = values(ops.conv_dw(knet.array(np.ones_like(y)), knet.array(x), **options, kernel=(3, 3)))
     assert np.isfinite(dw[2]).all() and np.isfinite(dw[0, 0, :, 0]).all() and np.isinf(dw[0, 0, :, 1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize("window, stride, padding", [
+    ((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 1), (1, 1)), ((3, 2), (3, 2), (0, 1)),
+    ((3, 3), (1, 3), (1, 0))])
+def test_max_pooling_of_short_rows(window, stride, padding, dtype):
+    """Rows of one to nine results, several of them in a vector; places of the first greatest."""
+    rng = np.random.default_rng(7)
+    options = {"window": window, "stride": stride, "padding": padding}
+    for extents in itertools.product((3, 5, 8, 13), (3, 4, 6, 8, 9)):
+        x = rng.integers(-4, 5, (3, 5, *extents)).astype(dtype)
+        if dtype != "int16":
+            x[0, 1] = -np.inf
+            x[1, 2, 1, 1] = np.nan
+        y, at = ops.maxpool(knet.array(x), **options)
+        want, place = ops.maxpool.reference(x, **options)
+        np.testing.assert_array_equal(values(y), want)
+        np.testing.assert_array_equal(values(at), place)

@@ -472,7 +472,7 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
     auto inside = [&](int64_t n) {
       return h + n <= hi && h * f.stride[0] + least >= 0 && (h + n - 1) * f.stride[0] + most < f.x[0];
     };
-    rows = inside(8) ? 8 : inside(4) ? 4 : 1;
+    rows = kVectorBytes == 64 && inside(8) ? 8 : inside(4) ? 4 : 1;
     for (int64_t q = 0; q < f.y[1]; q += L) {
       const int64_t n = f.y[1] - q < L ? f.y[1] - q : L;
       bool whole = true;
