@@ -3,20 +3,18 @@
 // whole. The inner loops (isa/micro.h) take each row of a panel of B from anywhere, and that decides how each pass is
 // done:
 //
-//   conv     Direct: a vector of B is a piece of an image row, read in place at base + off[channel, window position].
-//            Gathered: for strides along the row, and for rows much shorter than a vector, a panel of patches is copied
-//            together first.
-//   conv_dx  As conv with transposed weights and the window turned round (stride 1), or by columns: w^T dy for one
-//            channel at a time, its rows added to dx.
+//   conv     Direct: a vector of B is a piece of the image, read where it lies (Source: in the image itself, or in a
+//            copy with its padding, the phases of strides apart); it may reach over several rows, its lanes then close
+//            up. Gathered: where too many lanes would be lost, a panel of patches is copied together first. Lines: for
+//            three results or fewer to a group. Planes: for one channel in (depthwise), without any copy. Product: a
+//            window of 1, its image thinned first where there are strides.
+//   conv_dx  Turned: as conv with transposed weights, one convolution for each phase of the strides, or by columns:
+//            w^T dy for one channel at a time, its rows added to dx.
 //   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time, patches gathered with
 //            one run per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in
-//            order.
+//            order. Lines: for three results or fewer to a group, vectors along the positions.
 //
-// One core of a Sapphire Rapids (shared machine, minima), ms here / PyTorch 2.13 (oneDNN) / the same, channels-last.
-// 100 x 1x28x28 by 20x1x5x5: forward 0.55 / 1.5 / 1.0, dw 0.91 / 1.9 / 0.88; 100 x 20x12x12 by 50x20x5x5: forward 2.4 /
-// 4.9 / 2.8, dx 2.8 / 4.7 / 4.3, dw 3.0 / 5.6 / 3.2; 8 x 64x56x56 by 64x64x3x3: forward 15 / 19 / 14, dx 15 / 19 / 14;
-// 2 x 128x112x112 by 128x128x3x3: forward 51 / 56 / 49. Behind still: 8 x 512x7x7 by 512x512x3x3 forward 18 / 13 / 14;
-// depthwise 8 x 64x56x56 2.0 / 1.9 / 0.83, its dw 10 / 4 / 1.3.
+// What each costs is written where it is chosen; measurements beside PyTorch's are in benchmarks/README.md.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -257,7 +255,8 @@ class Sweep {
     // gathering, taken as 10 more rows of products (a panel row of 32 floats is copied in two to four pieces).
     const double wanted = double(std::max<int64_t>(plane_, 1));
     const double direct = double(int64_t(pieces_.size()) * lanes) / wanted;
-    const double gathered = double(round_up(plane_, lanes)) / wanted * (1 + 10 / double(std::max<int64_t>(1, out_channels)));
+    const double gathered =
+        double(round_up(plane_, lanes)) / wanted * (1 + 10 / double(std::max<int64_t>(1, out_channels)));
     direct_ = out_channels <= kLines || direct <= gathered;
     if (!direct_) {
       first_.clear();
@@ -404,6 +403,12 @@ struct Tasks {
   }
 };
 
+// Of one image and group, roughly.
+template <class T>
+double image_ns(const Geometry& g) {
+  return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
+}
+
 template <class T>
 constexpr int64_t kSlack = 128 / int64_t(sizeof(T));  // two of the widest vectors
 
@@ -415,10 +420,12 @@ constexpr double kCopyNs = 0.02 * double(sizeof(T));
 struct Planes {
   explicit Planes(const Axes& axes) : a(axes) {
     for (size_t d = 0; d < 2; ++d)
-      f.x[d] = a[d + 1].x, f.y[d] = a[d + 1].y, f.stride[d] = a[d + 1].stride, f.window[d] = int64_t(a[d + 1].taps.size());
+      f.x[d] = a[d + 1].x, f.y[d] = a[d + 1].y, f.stride[d] = a[d + 1].stride,
+      f.window[d] = int64_t(a[d + 1].taps.size());
   }
   static bool fit(const Axes& a) {
-    return a[0].x == 1 && a[0].y == 1 && a[0].taps == std::vector<int64_t>{0} && a[2].stride <= 2 && a[2].taps.size() <= 16;
+    return a[0].x == 1 && a[0].y == 1 && a[0].taps == std::vector<int64_t>{0} && a[2].stride <= 2 &&
+           a[2].taps.size() <= 16;
   }
   Filter filter() const {
     Filter g = f;
@@ -471,10 +478,10 @@ class Conv final : public Step {
  public:
   explicit Conv(const Geometry& g)
       : g_(g), axes_(axes(g)), source_(axes_, true, kSlack<T>),
-        tasks_(axes_, g.images * g.groups, g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0)),
+        tasks_(axes_, g.images * g.groups, image_ns<T>(g)),
         sweep_(source_, axes_, g.in_channels, g.out_channels, tasks_.d, tasks_.per_share) {
-    cost_ns = double(tasks_.images) *
-                  (sweep_.cost_ns + (source_.in_place ? 0 : double(g.in_channels * source_.channel) * kCopyNs<T>)) + 100;
+    const double copy_ns = source_.in_place ? 0 : double(g.in_channels * source_.channel) * kCopyNs<T>;
+    cost_ns = double(tasks_.images) * (sweep_.cost_ns + copy_ns) + 100;
   }
   void run(char* const* out, const char* const* in, char*) const override {
     auto x = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
@@ -493,7 +500,9 @@ class Conv final : public Step {
                  reinterpret_cast<T*>(area + room));
     });
   }
-  std::string text() const override { return std::string(sweep_.text()) + ", " + std::to_string(tasks_.count()) + " tasks"; }
+  std::string text() const override {
+    return std::string(sweep_.text()) + ", " + std::to_string(tasks_.count()) + " tasks";
+  }
 
  private:
   Geometry g_;
@@ -537,8 +546,8 @@ class ConvPlain final : public Step {
   Gemm<T> gemm_;
 };
 
-// A window of 1 with strides or padding: what of the images it meets is copied together first. A sweep over 256x56x56 by
-// 512 with strides of 2 took 15.4 ms, so 13.2.
+// A window of 1 with strides or padding: what of the images it meets is copied together first. A sweep over 256x56x56
+// by 512 with strides of 2 took 15.4 ms, so 13.2.
 template <class T>
 class ConvThinned final : public Step {
  public:
@@ -574,6 +583,24 @@ class ConvThinned final : public Step {
   double copy_ns_;
 };
 
+// Phase `at` of dx as a sweep over dy; which elements of the window it meets (unless null).
+Axes phase_axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
+  Axes a;
+  std::vector<int64_t> kept[3];
+  for (size_t d = 0; d < 3; ++d) {
+    a[d] = {g.y[d], (g.x[d] - at[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
+    for (int64_t k = 0; k < g.w[d]; ++k) {
+      const int64_t shift = at[d] + g.padding[d] - (g.flip ? g.w[d] - 1 - k : k) * g.dilation[d];
+      if (shift % g.stride[d] == 0) a[d].taps.push_back(shift / g.stride[d]), kept[d].push_back(k);
+    }
+  }
+  for (int64_t i : kept[0])
+    for (int64_t j : kept[1])
+      for (int64_t k : kept[2])
+        if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
+  return a;
+}
+
 // dx by convolving dy: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k with
 // a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase is a
 // convolution of stride 1 with its part of the weights (O, C, k) -> (C, O, k); the phases are woven into dx.
@@ -581,7 +608,8 @@ template <class T>
 class ConvDxTurned final : public Step {
  public:
   explicit ConvDxTurned(const Geometry& g)
-      : g_(g), all_(all(g)), source_(all_, true, kSlack<T>), tasks_(all_, g.images * g.groups, image_ns(g), most(g)) {
+      : g_(g), all_(all(g)), source_(all_, true, kSlack<T>),
+        tasks_(all_, g.images * g.groups, image_ns<T>(g), most(g)) {
     double sum = source_.in_place ? 0 : double(g.out_channels * source_.channel) * kCopyNs<T>;
     const int64_t steps[3] = {phases(g, 0), phases(g, 1), phases(g, 2)};
     woven_ = steps[0] * steps[1] * steps[2] > 1;
@@ -589,7 +617,7 @@ class ConvDxTurned final : public Step {
       for (int64_t j = 0; j < steps[1]; ++j)
         for (int64_t k = 0; k < steps[2]; ++k) {
           Phase p{{i, j, k}, weights_, {}, nullptr};
-          const Axes a = axes(g, p.at, &p.taps);
+          const Axes a = phase_axes(g, p.at, &p.taps);
           weights_ += g.groups * g.in_channels * g.out_channels * int64_t(p.taps.size());
           if (!p.taps.empty()) {
             p.sweep = std::make_unique<Sweep<T>>(source_, a, g.out_channels, g.in_channels, tasks_.d, tasks_.per_share);
@@ -654,9 +682,6 @@ class ConvDxTurned final : public Step {
     std::unique_ptr<Sweep<T>> sweep;
   };
   static int64_t phases(const Geometry& g, int d) { return std::min(g.stride[d], std::max<int64_t>(1, g.x[d])); }
-  static double image_ns(const Geometry& g) {
-    return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
-  }
   // The phases of a share lie in L2 until they are woven.
   static int64_t most(const Geometry& g) {
     const int d = g.x[0] > g.stride[0] ? 0 : g.x[1] > g.stride[1] ? 1 : 2;
@@ -664,24 +689,6 @@ class ConvDxTurned final : public Step {
     if (g.stride[0] * g.stride[1] * g.stride[2] == 1) return int64_t(1) << 60;
     for (int e = d + 1; e < 3; ++e) size *= g.x[e];
     return std::max<int64_t>(1, (512 << 10) / std::max<int64_t>(1, size));
-  }
-  // A phase as a sweep over dy; its elements of the window.
- public:
-  static Axes axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
-    Axes a;
-    std::vector<int64_t> kept[3];
-    for (size_t d = 0; d < 3; ++d) {
-      a[d] = {g.y[d], (g.x[d] - at[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
-      for (int64_t k = 0; k < g.w[d]; ++k) {
-        const int64_t shift = at[d] + g.padding[d] - (g.flip ? g.w[d] - 1 - k : k) * g.dilation[d];
-        if (shift % g.stride[d] == 0) a[d].taps.push_back(shift / g.stride[d]), kept[d].push_back(k);
-      }
-    }
-    for (int64_t i : kept[0])
-      for (int64_t j : kept[1])
-        for (int64_t k : kept[2])
-          if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
-    return a;
   }
   // What all phases read together.
   static Axes all(const Geometry& g) {
@@ -691,8 +698,7 @@ class ConvDxTurned final : public Step {
       for (int64_t i = 0; i < phases(g, int(d)); ++i) {
         int64_t at[3] = {0, 0, 0};
         at[d] = i;
-        std::vector<int64_t> ignored;
-        const Axes phase = axes(g, at, &ignored);
+        const Axes phase = phase_axes(g, at, nullptr);
         a[d].taps.insert(a[d].taps.end(), phase[d].taps.begin(), phase[d].taps.end());
       }
     }
@@ -1113,7 +1119,7 @@ std::unique_ptr<Step> make(Op op, std::span<const Layout> out, std::span<const L
   if (ConvPlain<T>::fits(g)) return std::make_unique<ConvPlain<T>>(g, true);
   if (g.y_plane() > 0 && g.window() > 0 && g.out_channels > 0) {
     if (g.in_channels == 1 && g.out_channels == 1 && g.stride[0] * g.stride[1] * g.stride[2] == 1) {
-      const Axes a = ConvDxTurned<T>::axes(g, std::array<int64_t, 3>{}.data(), nullptr);
+      const Axes a = phase_axes(g, std::array<int64_t, 3>{}.data(), nullptr);
       if (Planes::fit(a)) return std::make_unique<ConvPlanes<T>>(a, g.images, g.groups, 1);
     }
     auto turned = std::make_unique<ConvDxTurned<T>>(g);

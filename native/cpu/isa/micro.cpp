@@ -425,8 +425,8 @@ struct Reach {
 };
 constexpr int64_t kReach = 16;  // taps of a window's row
 
-// R rows of results from row h on, one vector of each; W: how wide the window is, if known. Rows beyond the plane are met
-// where R is 1 alone.
+// R rows of results from row h on, one vector of each; W: how wide the window is, if known. Rows beyond the plane are
+// met where R is 1 alone.
 template <class T, int S, int R, int W, bool Whole>
 void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
   typename Vec<T>::type sum[R] = {};
@@ -481,7 +481,8 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
       for (int64_t j = 0; j < f.window[1]; ++j) whole &= reach[j].whole;
       auto block = [&]<int R>() {
         if (R > 1) fetch_rows<T, S>(x + ((h + R) * f.stride[0] + most) * f.x[1] + q * S, f.x[1], R * f.stride[0]);
-        (whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>)(f, reach, x, w, y + h * f.y[1] + q, h, n);
+        auto f_block = whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>;
+        f_block(f, reach, x, w, y + h * f.y[1] + q, h, n);
       };
       if (rows == 8) block.template operator()<8>();
       else if (rows == 4) block.template operator()<4>();
@@ -497,7 +498,8 @@ void filter(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t h
   rows(f, x, w, y, lo, hi);
 }
 
-// I x K taps of the window from (i, 0) on, for one vector of each row h to end - 1 of results; all meet rows of the plane.
+// I x K taps of the window from row i on, for one vector of each row h to end - 1 of results; all meet rows of the
+// plane.
 template <class T, int S, int I, int K, bool Whole>
 void filter_sums_block(const Filter& f, const Reach<T, S>* reach, int64_t i, const T* x, const T* dy, int64_t n,
                        T* sums, int64_t h, int64_t end) {

@@ -18,8 +18,8 @@ struct Piece {
 };
 
 // A filter over one plane: result (h, q) meets element (h * stride[0] + tap[0][i], q * stride[1] + tap[1][j]) of the
-// plane with element (i, j) of the window; outside of the plane are zeros. Strides along rows are 1 or 2, windows at most
-// 16 wide.
+// plane with element (i, j) of the window; outside of the plane are zeros. Strides along rows are 1 or 2, windows at
+// most 16 wide.
 struct Filter {
   int64_t x[2], y[2], stride[2], window[2];
   const int64_t* tap[2];
@@ -73,10 +73,10 @@ struct Micro {
   // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
   // lanes below n is read.
   void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
-  // to[phase[b] + r * to_pitch + j] = from[r * from_pitch + i], i = first + j * stride + b, where 0 <= i < extent, else 0;
-  // for r < rows, j < n, b < stride where phase[b] >= 0. Nothing else is read or written.
-  void (*thin)(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n,
-               int64_t first, int64_t extent, int64_t stride);
+  // to[phase[b] + r * to_pitch + j] = from[r * from_pitch + i], i = first + j * stride + b, where 0 <= i < extent,
+  // else 0; for r < rows, j < n, b < stride where phase[b] >= 0. Nothing else is read or written.
+  void (*thin)(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows,
+               int64_t n, int64_t first, int64_t extent, int64_t stride);
   // to[j] = from[j % stride][j / stride], j < n; zeros where from[...] is null.
   void (*weave)(T* to, int64_t n, const T* const* from, int64_t stride);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
