@@ -2,8 +2,8 @@
 
     python benchmarks/convolutions.py [--threads 1,4] [--repeats 15] [--only LeNet]
 
-`dx` and `dw` are the gradient by the image and by the filter alone (PyTorch: its `convolution_backward`, asked for
-that one). `pool+back` is pooling and its gradient.
+`dx` and `dw` are the gradient by the image and by the filter alone, the operation by itself on both sides (PyTorch:
+its `convolution_backward`, asked for that one). `pool+back` is pooling and its gradient.
 """
 import interleave
 
@@ -52,24 +52,27 @@ def make(framework, case):
     y = outputs(shape)
     if framework == "knet":
         import knet
+        from knet.ops import conv as ops
         x = knet.array(x)
+
+        def run(call):
+            return lambda: np.asarray(call())  # computed, not copied
+
         if "pool" in what:
             dy = knet.array(normal(batch, channels, y, y))
+            options = {"window": (window, window), "stride": (stride, stride), "padding": (padding, padding)}
 
-            def pool(x):
-                return knet.pool(x, window=window, stride=stride, padding=padding)
+            def both():
+                _, at = ops.maxpool(x, **options)
+                return ops.plane_scatter(dy, at, spatial=(extent, extent))
 
-            back = knet.grad(lambda x: (pool(x) * dy).sum())
-            return (lambda: pool(x).numpy()) if what == "pool" else (lambda: back(x).numpy())
+            return run(both if what == "pool+back" else lambda: knet.pool(x, **options))
         w, dy = knet.array(normal(out, channels // groups, window, window)), knet.array(normal(batch, out, y, y))
-
-        def conv(w, x):
-            return knet.conv4(w, x, stride=stride, padding=padding, group=groups, mode=1)
-
-        by_x = knet.grad(lambda x: (conv(w, x) * dy).sum())
-        by_w = knet.grad(lambda w: (conv(w, x) * dy).sum())
-        return {"forward": lambda: conv(w, x).numpy(), "dx": lambda: by_x(x).numpy(),
-                "dw": lambda: by_w(w).numpy()}[what]
+        options = {"stride": (stride, stride), "padding": (padding, padding), "dilation": (1, 1), "groups": groups,
+                   "flip": False}
+        return run({"forward": lambda: ops.conv(x, w, **options),
+                    "dx": lambda: ops.conv_dx(dy, w, **options, spatial=(extent, extent)),
+                    "dw": lambda: ops.conv_dw(dy, x, **options, kernel=(window, window))}[what])
     import torch
     import torch.nn.functional as F
     layout = torch.channels_last if framework == "channels-last" else torch.contiguous_format

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import knet
+from knet.ops import conv as ops
 
 
 def row(*v):
@@ -149,3 +150,113 @@ def test_one_and_three_dimensions(dims):
 def test_messages(call, words):
     with pytest.raises(ValueError, match="^" + words):
         call()
+
+
+# ---- every way of computing the three passes, against a sum over the elements of the filter
+
+CASES = [  # images, groups, channels of a group in and out, extents, window, stride, padding, dilation
+    (2, 6, 1, 1, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1)),     # depthwise: planes where they are
+    (3, 5, 1, 1, (23, 37), (3, 3), (2, 2), (1, 1), (1, 1)),
+    (2, 3, 1, 1, (40, 35), (5, 5), (1, 2), (2, 2), (1, 2)),
+    (1, 2, 1, 1, (9, 70), (3, 3), (1, 1), (6, 5), (2, 3)),      # more padding than the window reaches
+    (2, 3, 1, 1, (17, 19), (3, 4), (3, 3), (1, 2), (1, 1)),     # strides that are copied apart
+    (2, 3, 1, 1, (20, 40), (2, 17), (1, 1), (0, 3), (1, 1)),    # a window wider than planes are filtered with
+    (2, 4, 1, 2, (12, 33), (3, 3), (2, 2), (1, 1), (1, 1)),     # two results to a channel
+    (2, 2, 3, 2, (13, 18), (3, 3), (2, 1), (1, 1), (1, 1)),     # few results: lines
+    (2, 1, 16, 20, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),     # vectors over several rows
+    (2, 1, 3, 17, (30, 33), (7, 7), (2, 2), (3, 3), (1, 1)),    # phases of strides apart
+    (2, 1, 33, 20, (11, 14), (1, 1), (2, 2), (0, 0), (1, 1)),   # phases without a tap
+    (1, 1, 5, 70, (15, 15), (2, 2), (3, 4), (0, 0), (1, 1)),
+    (2, 1, 40, 15, (9, 9), (3, 3), (3, 3), (2, 2), (2, 2)),
+    (9, 1, 20, 50, (12, 12), (5, 5), (1, 1), (0, 0), (1, 1)),   # gathered; dx by columns
+    (2, 1, 70, 130, (8, 9), (3, 3), (1, 1), (1, 1), (1, 1)),    # weights beyond a block of rows
+    (1, 1, 300, 500, (5, 6), (1, 3), (1, 1), (0, 1), (1, 1)),   # weights beyond their part of the cache
+    (3, 1, 4, 5, (1, 1), (3, 3), (5, 5), (1, 1), (1, 1)),       # one result
+    (2, 2, 3, 4, (2, 10), (1, 1), (3, 1), (0, 0), (1, 1)),      # one row of results, more of the image
+    (2, 2, 3, 4, (10, 2), (1, 1), (1, 3), (0, 0), (1, 1)),
+    (2, 3, 4, 5, (700,), (9,), (2,), (4,), (3,)),
+    (1, 2, 1, 1, (1300,), (3,), (1,), (1,), (1,)),
+    (2, 1, 3, 6, (5, 9, 8), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)),
+    (1, 3, 1, 1, (4, 6, 7), (2, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 2)),
+]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_passes(case, flip, dtype, tolerance):
+    images, groups, c, o, extents, window, stride, padding, dilation = case
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((images, groups * c, *extents)).astype(dtype)
+    w = rng.standard_normal((groups * o, c, *window)).astype(dtype)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "flip": flip}
+    x64, w64 = x.astype("float64"), w.astype("float64")
+    y = ops.conv.reference(x64, w64, **options)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    dy64 = dy.astype("float64")
+    for name, mine, want in [
+        ("y", ops.conv(knet.array(x), knet.array(w), **options), y),
+        ("dx", ops.conv_dx(knet.array(dy), knet.array(w), **options, spatial=extents),
+         ops.conv_dx.reference(dy64, w64, **options, spatial=extents)),
+        ("dw", ops.conv_dw(knet.array(dy), knet.array(x), **options, kernel=window),
+         ops.conv_dw.reference(dy64, x64, **options, kernel=window)),
+    ]:
+        assert mine.shape == want.shape
+        np.testing.assert_allclose(values(mine), want, rtol=0, atol=tolerance * np.abs(want).max(), err_msg=name)
+
+
+def test_passes_have_the_same_bits_for_any_number_of_threads():
+    def all_passes():
+        rng, results = np.random.default_rng(6), []
+        for groups, channels, extent, window, stride in [(1, 64, 56, 3, 1), (1, 48, 28, 3, 2), (64, 64, 56, 3, 1),
+                                                         (64, 64, 57, 3, 2), (1, 64, 56, 1, 2), (1, 3, 120, 7, 2)]:
+            x, w = (knet.array(rng.standard_normal(s).astype("float32"))
+                    for s in ((6, channels, extent, extent), (64, channels // groups, window, window)))
+            padding = (window // 2,) * 2
+            options = {"stride": (stride,) * 2, "padding": padding, "dilation": (1, 1), "groups": groups, "flip": False}
+            y = ops.conv(x, w, **options)
+            results += [values(y), values(ops.conv_dx(y, w, **options, spatial=(extent, extent))),
+                        values(ops.conv_dw(y, x, **options, kernel=(window, window)))]
+        return results
+
+    before = knet.config.threads
+    try:
+        knet.config.threads = 1
+        one = all_passes()
+        knet.config.threads = 3
+        for a, b in zip(one, all_passes()):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        knet.config.threads = before
+
+
+def test_a_depthwise_filter_reads_nothing_beyond_its_plane():
+    """Infinities and NaNs in one channel stay there, and no weight that meets only finite elements becomes one."""
+    x = np.ones((1, 3, 6, 21), "float32")
+    x[0, 1] = np.nan
+    x[0, 0, :, -1] = np.inf
+    options = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 3, "flip": False}
+    w = np.ones((3, 1, 3, 3), "float32")
+    y = values(ops.conv(knet.array(x), knet.array(w), **options))
+    assert np.isfinite(y[0, 2]).all() and np.isfinite(y[0, 0, :, :-2]).all() and np.isnan(y[0, 1]).all()
+    dw = values(ops.conv_dw(knet.array(np.ones_like(y)), knet.array(x), **options, kernel=(3, 3)))
+    assert np.isfinite(dw[2]).all() and np.isfinite(dw[0, 0, :, 0]).all() and np.isinf(dw[0, 0, :, 1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16"])
+@pytest.mark.parametrize("window, stride, padding", [
+    ((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 1), (1, 1)), ((3, 2), (3, 2), (0, 1)),
+    ((3, 3), (1, 3), (1, 0))])
+def test_max_pooling_of_short_rows(window, stride, padding, dtype):
+    """Rows of one to nine results, several of them in a vector; places of the first greatest."""
+    rng = np.random.default_rng(7)
+    options = {"window": window, "stride": stride, "padding": padding}
+    for extents in itertools.product((3, 5, 8, 13), (3, 4, 6, 8, 9)):
+        x = rng.integers(-4, 5, (3, 5, *extents)).astype(dtype)
+        if dtype != "int16":
+            x[0, 1] = -np.inf
+            x[1, 2, 1, 1] = np.nan
+        y, at = ops.maxpool(knet.array(x), **options)
+        want, place = ops.maxpool.reference(x, **options)
+        np.testing.assert_array_equal(values(y), want)
+        np.testing.assert_array_equal(values(at), place)

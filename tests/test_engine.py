@@ -47,13 +47,41 @@ def test_pending_operations_are_bounded():
         assert knet.memory()["pending"] <= knet.config.pending + 1
 
 
-def test_pending_bytes_are_bounded():
+@pytest.fixture
+def little_may_wait():
+    before = knet.config.pending_bytes
+    knet.config.pending_bytes = 64 << 20
+    yield
+    knet.config.pending_bytes = before
+
+
+def test_pending_bytes_are_bounded(little_may_wait):
     x = knet.array(a(1000, 1000))
     keep = []
     for i in range(60):
         keep.append(x + i)
     assert knet.memory()["pending"] < 40
     np.testing.assert_allclose(keep[7].numpy(), a(1000, 1000) + 7, rtol=1e-6)
+
+
+def test_operands_that_only_pending_work_holds_are_bounded(little_may_wait):
+    total, most = 0, 0
+    for i in range(60):
+        total = total + knet.array(a(1000, 1000)).sum()  # the array itself is let go at once
+        most = max(most, knet.memory()["live"])
+    assert most < 200e6
+    assert float(total) == pytest.approx(60 * float(a(1000, 1000).sum(dtype="float64")), abs=0.1)
+
+
+def test_intermediate_values_do_not_count(little_may_wait):
+    x = knet.array(a(1000, 1000))
+    knet.memory()
+    before = knet.memory()["runs"]
+    y = x
+    for _ in range(100):
+        y = y * 0.5 + 1
+    assert knet.memory()["runs"] == before
+    assert abs(float(y.sum()) - 2e6) < 1
 
 
 # ---- rule 5: what nothing holds is dropped

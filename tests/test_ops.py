@@ -133,9 +133,10 @@ def test_float_edges(entry, dtype):
     if entry.rule == "FloatTest" or entry.rule == "Compare":
         np.testing.assert_array_equal(entry.fn(*map(knet.array, xs)).numpy(), expected)
         return
-    if entry.name == "sinc":  # pi * 1e30 is already off by turns
-        keep = ~(np.abs(xs[0]) > 1e6) | ~np.isfinite(xs[0])
-        xs, expected = [x[keep] for x in xs], expected[keep]
+    if entry.name == "sinc":  # NumPy rounds pi x: in float32 it is off for 1 already, in float64 by turns for 1e30
+        expected = np.where(np.abs(xs[0]) == 1e30, 0, np.sinc(xs[0].astype("float64")))
+    if entry.name in ("gelu", "swish", "mish"):  # infinity times 0, but the functions have a limit
+        expected[xs[0] == -np.inf] = 0
     if entry.name in ("remainder", "floor_divide", "fmod"):  # the quotient of 1e30 and 3 has no fraction left
         keep = ~(np.abs(xs[0] / xs[1]) > 1e6) | ~np.isfinite(xs[0] / xs[1])
         xs, expected = [x[keep] for x in xs], expected[keep]

@@ -17,11 +17,16 @@ Isa find() {
 #endif
 }
 
+Isa& chosen() {
+  static Isa found = find();
+  return found;
+}
+
 }  // namespace
 
-Isa isa() {
-  static const Isa found = find();
-  return found;
+Isa isa() { return chosen(); }
+void limit_isa(Isa newest) {
+  if (newest < chosen()) chosen() = newest;
 }
 
 const char* isa_name() {

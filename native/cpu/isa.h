@@ -6,6 +6,7 @@ namespace knet::cpu {
 enum class Isa { Base, V2, V3, V4 };  // x86-64-v2, -v3, -v4; Base elsewhere
 Isa isa();                            // found once
 const char* isa_name();               // "x86-64-v3"
+void limit_isa(Isa newest);           // for tests, before the first kernel of the process is chosen
 
 #ifdef KNET_X86
 template <class T>

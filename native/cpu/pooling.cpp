@@ -80,12 +80,17 @@ struct Window {
   double cost() const { return double(planes) * (double(y_plane()) * double(w[0] * w[1]) * double(w[2]) * 0.3 + 20); }
 };
 
-// Planes are shared out in groups of about 20 us.
+// Planes are shared out in groups of about 20 us: body(first, last).
+template <class F>
+void over_groups(int64_t planes, double cost_ns, const F& body) {
+  const int64_t group = std::max<int64_t>(1, int64_t(20e3 * double(planes) / std::max(1.0, cost_ns)));
+  parallel((planes + group - 1) / group, cost_ns,
+           [&](int64_t task) { body(task * group, std::min(planes, (task + 1) * group)); });
+}
 template <class F>
 void over_planes(int64_t planes, double cost_ns, const F& body) {
-  const int64_t group = std::max<int64_t>(1, int64_t(20e3 * double(planes) / std::max(1.0, cost_ns)));
-  parallel((planes + group - 1) / group, cost_ns, [&](int64_t task) {
-    for (int64_t p = task * group; p < std::min(planes, (task + 1) * group); ++p) body(p);
+  over_groups(planes, cost_ns, [&](int64_t first, int64_t last) {
+    for (int64_t p = first; p < last; ++p) body(p);
   });
 }
 
@@ -106,6 +111,7 @@ class MaxPool final : public Step {
     window_.pitch[0] = extent_[1] * extent_[2];
     window_.index_pitch[1] = g.x[2];
     window_.index_pitch[0] = g.x[1] * g.x[2];
+    window_.plane = extent_[0] * window_.pitch[0];
     window_.index = -(g.padding[0] * window_.index_pitch[0] + g.padding[1] * g.x[2] + g.padding[2]);
   }
   void run(char* const* out, const char* const* in, char*) const override {
@@ -116,8 +122,11 @@ class MaxPool final : public Step {
         std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
     const int64_t n = g_.y[2];
     if constexpr (std::is_floating_point_v<T>) {
-      over_planes(g_.planes, cost_ns, [&](int64_t plane) {
-        max_plane(x + plane * g_.x_plane(), y + plane * g_.y_plane(), index + plane * g_.y_plane());
+      // Of planes that are copied with their padding, a few at a time stay near.
+      const int64_t most = padded_ ? std::max<int64_t>(1, 4096 / (window_.plane + 1)) : g_.planes;
+      over_groups(g_.planes, cost_ns, [&](int64_t first, int64_t last) {
+        for (int64_t p = first; p < last; p += most)
+          max_planes(x + p * g_.x_plane(), y + p * g_.y_plane(), index + p * g_.y_plane(), std::min(most, last - p));
       });
       return;
     }
@@ -142,20 +151,22 @@ class MaxPool final : public Step {
 
  private:
   // Padding is written out as -infinity, which is never chosen.
-  void max_plane(const T* x, T* y, int64_t* at) const {
-    const int64_t size = window_.pitch[0] * extent_[0], outputs = g_.y_plane();
+  void max_planes(const T* x, T* y, int64_t* at, int64_t count) const {
+    const int64_t outputs = g_.y_plane();
     if (padded_) {
-      auto* room = static_cast<T*>(workspace(1, size_t(size) * sizeof(T)));
-      std::fill_n(room, size, -std::numeric_limits<T>::infinity());
-      for (int64_t d = 0; d < g_.x[0]; ++d)
-        for (int64_t h = 0; h < g_.x[1]; ++h)
-          std::copy_n(x + (d * g_.x[1] + h) * g_.x[2], g_.x[2],
-                      room + ((d + g_.padding[0]) * extent_[1] + h + g_.padding[1]) * extent_[2] + g_.padding[2]);
+      auto* room = static_cast<T*>(workspace(1, size_t(count * window_.plane) * sizeof(T)));
+      std::fill_n(room, count * window_.plane, -std::numeric_limits<T>::infinity());
+      for (int64_t p = 0; p < count; ++p)
+        for (int64_t d = 0; d < g_.x[0]; ++d)
+          for (int64_t h = 0; h < g_.x[1]; ++h)
+            std::copy_n(x + ((p * g_.x[0] + d) * g_.x[1] + h) * g_.x[2], g_.x[2],
+                        room + p * window_.plane +
+                            ((d + g_.padding[0]) * extent_[1] + h + g_.padding[1]) * extent_[2] + g_.padding[2]);
       x = room;
     }
-    if (kernel_.max_plane(window_, x, y, at))
-      for (int64_t i = 0; i < outputs; ++i)
-        if (at[i] < 0) at[i] = first_inside(i - i % g_.y[2], i % g_.y[2]);
+    if (kernel_.max_planes(window_, x, y, at, count))
+      for (int64_t i = 0; i < outputs * count; ++i)
+        if (at[i] < 0) at[i] = first_inside(i % outputs / g_.y[2] * g_.y[2], i % g_.y[2]);
   }
   int64_t first_inside(int64_t row, int64_t i) const {
     const int64_t o[3] = {row / (g_.y[1] * g_.y[2]), row / g_.y[2] % g_.y[1], i};

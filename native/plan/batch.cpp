@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "plan/bump.h"
 #include "plan/pipeline.h"
 #include "plan/products.h"
 #include "plan/slices.h"
@@ -36,7 +37,7 @@ constexpr int kLiftDepth = 8;
 // Operands of a node that may become one of a group.
 constexpr int kMostOperands = 8;
 
-using Values = std::vector<uint32_t>;
+using Values = std::vector<uint32_t, Bump<uint32_t>>;
 
 class Batcher {
  public:
@@ -69,6 +70,7 @@ class Batcher {
   }
 
  private:
+  Blocks::Scope scope_;  // of all Values
   Graph g_, out_;
   std::string* told_;
 
@@ -85,6 +87,7 @@ class Batcher {
   struct Stack {
     uint32_t value;  // of out_: (count, *shape of a member)
     uint32_t count;
+    uint32_t seen = kNone;  // the same under the shape that was asked for last
   };
   struct Term {
     enum What : uint8_t { Product, Columns, Other } what;
@@ -344,9 +347,9 @@ class Batcher {
   uint32_t value(uint32_t v) {
     if (map_[v] == kNone && seat_[v].stack == kNone) demand(g_.maker[v]);
     if (map_[v] == kNone) {
-      const Stack& s = stacks_[seat_[v].stack];
       const int32_t line = g_.made(v).line;
-      map_[v] = reshape(rows(s.value, seat_[v].at, 1, line), spec(v).shape, line);
+      const uint32_t row = rows(seen_as(seat_[v].stack, spec(v).shape, line), seat_[v].at, 1, line);
+      map_[v] = reshape(row, spec(v).shape, line);
     }
     return map_[v];
   }
@@ -430,15 +433,9 @@ class Batcher {
     const int32_t line = g_.made(vs[0]).line;
     if (in_order(vs)) {
       const Seat first = seat_[vs[0]];
-      return reshape(rows(stacks_[first.stack].value, first.at, int64_t(vs.size()), line), want, line);
+      return rows(seen_as(first.stack, shape, line), first.at, int64_t(vs.size()), line);
     }
-    // Pieces: runs of neighbours in a stack, and single values, joined along the first axis.
-    const int64_t each = shape.rank ? shape[0] : 1;
-    auto flat = [&](int64_t count) {
-      Shape s{count * each};
-      for (int i = 1; i < shape.rank; ++i) s.push(shape[i]);
-      return s;
-    };
+    // Pieces: runs of neighbours in a stack, and single values, joined along a new first axis.
     Values pieces;
     for (size_t i = 0; i < vs.size();) {
       size_t end = i + 1;
@@ -447,17 +444,25 @@ class Batcher {
              seat_[vs[end]].at == first.at + (end - i))
         ++end;
       if (first.stack != kNone && (end - i > 1 || map_[vs[i]] == kNone))
-        pieces.push_back(reshape(rows(stacks_[first.stack].value, first.at, int64_t(end - i), line), flat(int64_t(end - i)), line));
+        pieces.push_back(rows(seen_as(first.stack, shape, line), first.at, int64_t(end - i), line));
       else
-        pieces.push_back(reshape(value(vs[i]), flat(1), line));
+        pieces.push_back(reshape(value(vs[i]), stacked_shape(1, shape), line));
       i = end;
     }
     const int64_t axis[] = {0};
     Spec joined = spec(vs[0]);
-    joined.shape = flat(int64_t(vs.size()));
-    const uint32_t c = reshape(out_.add(Op::concatenate, pieces, axis, {&joined, 1}, line), want, line);
+    joined.shape = want;
+    const uint32_t c = out_.add(Op::concatenate, pieces, axis, {&joined, 1}, line);
     take_seats(vs, c, false);
     return c;
+  }
+
+  // A stack whose members are seen under another shape.
+  uint32_t seen_as(uint32_t stack, const Shape& member, int32_t line) {
+    Stack& s = stacks_[stack];
+    const Shape want = stacked_shape(s.count, member);
+    if (s.seen == kNone || !(out_.values[s.seen].shape == want)) s.seen = reshape(s.value, want, line);
+    return s.seen;
   }
 
   void take_seats(const Values& vs, uint32_t stack, bool first_home) {

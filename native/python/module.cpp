@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "device.h"
 #include "plan/runner.h"
@@ -172,6 +173,9 @@ NB_MODULE(_core, m) {
     if (n < 1) throw nb::value_error("[config] threads must be 1 or more");
     cpu::set_threads(n);
   });
+  m.def("isa", [] { return cpu::isa_name(); });
+  m.def("limit_isa", [](int level) { cpu::limit_isa(level < 3 ? cpu::Isa::V2 : level < 4 ? cpu::Isa::V3 : cpu::Isa::V4); },
+        "For tests: use no instruction set beyond x86-64-v`level`. To be called before anything runs.", "level"_a);
   m.def("keep_lines", [] { return limits().keep_lines; });
   m.def("set_keep_lines", [](bool on) { limits().keep_lines = on; });
   m.def("pending_limit", [] { return limits().pending_nodes; });

@@ -22,7 +22,10 @@ Limits& limits() {
 void Handle::detach() {
   if (trace) {
     auto& v = trace->values_[value];
-    if (v.handle == this) v.handle = nullptr;
+    if (v.handle == this) {
+      v.handle = nullptr;
+      if (v.bound < 0) trace->pending_bytes_ -= v.spec.bytes();
+    }
     trace = nullptr;
   }
   tracked = false;
@@ -162,6 +165,7 @@ uint32_t Trace::add_leaf(const Spec& s, Located at, Handle* h) {
   v.given = true;
   v.bound = int32_t(bound_.size());
   bound_.push_back({id, true, std::move(at)});
+  pending_bytes_ += s.bytes();  // the trace holds on to it
   return id;
 }
 
@@ -203,13 +207,12 @@ uint32_t Trace::start(int64_t i, uint32_t x) {
 }
 
 // Bytes of a result; more than any machine has is refused here, where the line is known and products cannot overflow.
-static int64_t checked_bytes(Op op, const Spec& s) {
+static void check_bytes(Op op, const Spec& s) {
   int64_t n = int64_t(itemsize(s.dtype));
   for (int64_t d : s.shape)
     if (__builtin_mul_overflow(n, d ? d : 1, &n) || n > int64_t(1) << 47) [[unlikely]]
       throw Error(Error::Memory, std::string("[") + info(op).name + "] a result of shape " + str(s.shape) + " and dtype " +
                                      name(s.dtype) + " does not fit into any memory. Make it smaller.");
-  return s.bytes();
 }
 
 uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) {
@@ -242,8 +245,7 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
     n_out = size_t(one.n);
     can_fail = about.kind == Kind::Index;
   }
-  int64_t bytes = 0;
-  for (size_t i = 0; i < n_out; ++i) bytes += checked_bytes(op, out[i]);
+  for (size_t i = 0; i < n_out; ++i) check_bytes(op, out[i]);
   if (op == Op::stop || !(about.kind == Kind::Compound || about.kind == Kind::Meta || (about.flags & kDifferentiable)))
     tracked = 0;
   head(op, in.size(), attrs.size(), n_out);
@@ -252,7 +254,6 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
   uint32_t first = uint32_t(values_.size());
   const bool given = (about.kind == Kind::Movement || about.kind == Kind::Meta) && !in.empty() && values_[in[0]].given;
   for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0).given = given;
-  pending_bytes_ += bytes;
   ++pending_;
   if ((limits().keep_lines || can_fail) && host().line && !capturing_) lines_.emplace_back(first, host().line());
   return first;
@@ -344,6 +345,7 @@ void Trace::give(uint32_t value, Handle& to) {
   to.tracked = v.tracked != 0;
   to.trace = this;
   to.value = value;
+  if (v.bound < 0 && v.handle != &to) pending_bytes_ += v.spec.bytes();
   v.handle = &to;
   if (v.bound >= 0) to.at = bound_[size_t(v.bound)].at;
 }
@@ -379,7 +381,6 @@ uint32_t Trace::gradient(uint32_t loss, std::span<const uint32_t> wrt) {
   for (uint32_t w : wrt) {
     Spec s = values_[w].spec;  // a copy: adding a value may move the others
     add_value(s, tracked);
-    pending_bytes_ += s.bytes();
   }
   ++pending_;
   return first;

@@ -165,7 +165,7 @@ class _Config:
     dtype = _Setting(_core.default_dtype, _core.set_default_dtype, "The dtype of Python floats and of new arrays.")
     lines = _Setting(_core.keep_lines, _core.set_keep_lines, "Note the source line of every operation.")
     pending = _Setting(_core.pending_limit, _core.set_pending_limit, "Operations that may wait before they are run.")
-    pending_bytes = _Setting(_core.pending_bytes, _core.set_pending_bytes, "Bytes of results that may wait.")
+    pending_bytes = _Setting(_core.pending_bytes, _core.set_pending_bytes, "Bytes of results and operands that may wait.")
     plan_bytes = _Setting(_core.plan_cache_bytes, _core.set_plan_cache_bytes, "Bytes that the plan cache may take.")
 
     def __setattr__(self, name, value):

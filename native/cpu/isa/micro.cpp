@@ -20,6 +20,14 @@ constexpr int kRows = 12;
 constexpr int kRows = 5;
 #endif
 
+template <class T>
+using LaneList __attribute__((vector_size(kVectorBytes))) = Lane<T>;
+template <class T>
+inline __attribute__((always_inline)) auto lane_list(const Lane<T>* p) {
+  typedef Lane<T> Loose __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+  return LaneList<T>(*reinterpret_cast<const Loose*>(p));
+}
+
 // Rows of B that a block reads ahead where they are far apart, which the processor does not by itself.
 constexpr int kAhead = 12;
 constexpr int64_t kKept = 256;  // most rows of B that are kept
@@ -71,6 +79,11 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   }
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) {
+    if (p.order[v]) {
+      const auto order = lane_list<T>(p.order[v]);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) sum[i][v] = __builtin_shuffle(sum[i][v], order);
+    }
     T* c = p.c[v] + row * ldc;
     if (int n = p.n[v]; n < Vec<T>::lanes) {
 #pragma GCC unroll 16
@@ -312,6 +325,367 @@ void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
   }
 }
 
+template <class T, int R, int V>
+void lines_block(int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+                 const Piece* pieces, const Lane<T>* orders) {
+  constexpr int L = Vec<T>::lanes;
+  typename Vec<T>::type sum[R][V] = {};
+  const T* from[V];
+  for (int v = 0; v < V; ++v) from[v] = b + pieces[v].from;
+  for (int64_t p = 0; p < k; ++p) {
+    const int64_t o = off[p];
+    T x[R];
+    for (int i = 0; i < R; ++i) x[i] = a[i * rsa + p];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const auto y = load(from[v] + o);
+#pragma GCC unroll 3
+      for (int i = 0; i < R; ++i) sum[i][v] += x[i] * y;
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v)
+#pragma GCC unroll 3
+    for (int i = 0; i < R; ++i) {
+      const Piece& piece = pieces[v];
+      T* to = c + i * ldc + piece.to;
+      auto y = sum[i][v];
+      if (piece.order >= 0) y = __builtin_shuffle(y, lane_list<T>(orders + piece.order * L));
+      if (piece.n == L) *reinterpret_cast<typename Vec<T>::type*>(to) = y;
+      else store_part(to, y, piece.n);
+    }
+}
+
+template <class T, int R>
+void lines_rows(int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+                const Piece* pieces, int64_t count, const Lane<T>* orders) {
+  auto blocks = [&]<int V>() {
+    for (; count >= V; count -= V, pieces += V) lines_block<T, R, V>(k, a, rsa, off, b, c, ldc, pieces, orders);
+  };
+  if constexpr (R == 1) blocks.template operator()<8>();
+  blocks.template operator()<4>();
+  blocks.template operator()<2>();
+  blocks.template operator()<1>();
+}
+
+template <class T>
+void lines(int64_t m, int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+           const Piece* pieces, int64_t count, const Lane<T>* orders) {
+  auto rows = m == 1 ? lines_rows<T, 1> : m == 2 ? lines_rows<T, 2> : lines_rows<T, 3>;
+  if (m > 0) rows(k, a, rsa, off, b, c, ldc, pieces, count, orders);
+}
+
+// Every other lane of x and y, from lane First on.
+template <class T, int First, int... l>
+inline __attribute__((always_inline)) auto halves(typename Vec<T>::type x, typename Vec<T>::type y,
+                                                  std::integer_sequence<int, l...>) {
+  return __builtin_shuffle(x, y, LaneList<T>{2 * l + First...});
+}
+// The lanes of x and y in turns: the first half of them, the second.
+template <class T, int Half, int... l>
+inline __attribute__((always_inline)) auto turns(typename Vec<T>::type x, typename Vec<T>::type y,
+                                                 std::integer_sequence<int, l...>) {
+  constexpr int L = Vec<T>::lanes;
+  return __builtin_shuffle(x, y, LaneList<T>{(l % 2 ? L : 0) + l / 2 + Half * L / 2 ...});
+}
+
+// Rows that come next, which the processor does not see: depthwise 96x112x112 with strides of 2 took 5.8 ms, so 2.8.
+template <class T, int S>
+inline void fetch_rows(const T* x, int64_t pitch, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int s = 0; s < S; ++s) __builtin_prefetch(x + r * pitch + s * Vec<T>::lanes);
+}
+constexpr int64_t kRowsAhead = 4;
+
+// What one tap of a window reads for a vector of results q to q + n - 1: from where in a row, and which lanes of it.
+template <class T, int S>
+struct Reach {
+  int64_t at;
+  Some<T> lanes[S];
+  bool whole;  // all of them
+
+  void aim(const Filter& f, int64_t q, int64_t n, int64_t tap) {
+    constexpr int64_t L = Vec<T>::lanes;
+    at = q * S + tap;
+    const int64_t end = f.x[1] - at < (n - 1) * S + 1 ? f.x[1] - at : (n - 1) * S + 1;
+    whole = at >= 0 && end >= (L - 1) * S + 1 && (S == 1 || f.x[1] - at >= L * S);
+    for (int s = 0; s < S; ++s) {
+      auto lane = [&](int64_t i) { return i - s * L < 0 ? 0 : i - s * L > L ? L : i - s * L; };
+      lanes[s] = some<T>(lane(-at), lane(end) > lane(-at) ? lane(end) : lane(-at));
+    }
+  }
+  template <bool Whole = false>
+  inline __attribute__((always_inline)) auto read(const T* row) const {
+    auto part = [&](int s) __attribute__((always_inline)) {
+      return Whole ? load(row + at + s * Vec<T>::lanes) : load(row + at + s * Vec<T>::lanes, lanes[s]);
+    };
+    if constexpr (S == 1) return part(0);
+    else return halves<T, 0>(part(0), part(1), std::make_integer_sequence<int, Vec<T>::lanes>());
+  }
+};
+constexpr int64_t kReach = 16;  // taps of a window's row
+
+// R rows of results from row h on, one vector of each; W: how wide the window is, if known. Rows beyond the plane are
+// met where R is 1 alone.
+template <class T, int S, int R, int W, bool Whole>
+void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
+  typename Vec<T>::type sum[R] = {};
+  const int64_t pitch = f.stride[0] * f.x[1];
+  Reach<T, S> at[W ? W : 1];
+  for (int j = 0; j < W; ++j) at[j] = reach[j];
+  for (int64_t i = 0; i < f.window[0]; ++i, w += f.window[1]) {
+    const int64_t first = h * f.stride[0] + f.tap[0][i];
+    if (R == 1 && uint64_t(first) >= uint64_t(f.x[0])) continue;
+    const T* row[R];
+    for (int r = 0; r < R; ++r) row[r] = x + first * f.x[1] + r * pitch;
+    if constexpr (W > 0) {
+#pragma GCC unroll 4
+      for (int j = 0; j < W; ++j)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r] += w[j] * at[j].template read<Whole>(row[r]);
+    } else {
+      for (int64_t j = 0; j < f.window[1]; ++j) {
+        at[0] = reach[j];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r] += w[j] * at[0].template read<Whole>(row[r]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    T* to = y + r * f.y[1];
+    if (n >= Vec<T>::lanes) *reinterpret_cast<typename Vec<T>::type*>(to) = sum[r];
+    else store_part(to, sum[r], n);
+  }
+}
+
+template <class T, int S, int W>
+void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
+  constexpr int64_t L = Vec<T>::lanes;
+  Reach<T, S> reach[kReach];
+  int64_t least = f.tap[0][0], most = least;
+  for (int64_t i = 1; i < f.window[0]; ++i) {
+    least = f.tap[0][i] < least ? f.tap[0][i] : least;
+    most = f.tap[0][i] > most ? f.tap[0][i] : most;
+  }
+  for (int64_t h = lo, rows; h < hi; h += rows) {
+    auto inside = [&](int64_t n) {
+      return h + n <= hi && h * f.stride[0] + least >= 0 && (h + n - 1) * f.stride[0] + most < f.x[0];
+    };
+    rows = kVectorBytes == 64 && inside(8) ? 8 : inside(4) ? 4 : 1;
+    for (int64_t q = 0; q < f.y[1]; q += L) {
+      const int64_t n = f.y[1] - q < L ? f.y[1] - q : L;
+      bool whole = true;
+      if (h == lo || f.y[1] > L)
+        for (int64_t j = 0; j < f.window[1]; ++j) reach[j].aim(f, q, n, f.tap[1][j]);
+      for (int64_t j = 0; j < f.window[1]; ++j) whole &= reach[j].whole;
+      auto block = [&]<int R>() {
+        if (R > 1) fetch_rows<T, S>(x + ((h + R) * f.stride[0] + most) * f.x[1] + q * S, f.x[1], R * f.stride[0]);
+        auto f_block = whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>;
+        f_block(f, reach, x, w, y + h * f.y[1] + q, h, n);
+      };
+      if (rows == 8) block.template operator()<8>();
+      else if (rows == 4) block.template operator()<4>();
+      else block.template operator()<1>();
+    }
+  }
+}
+
+template <class T>
+void filter(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
+  auto rows = f.window[1] == 3 ? (f.stride[1] == 1 ? filter_rows<T, 1, 3> : filter_rows<T, 2, 3>)
+                               : (f.stride[1] == 1 ? filter_rows<T, 1, 0> : filter_rows<T, 2, 0>);
+  rows(f, x, w, y, lo, hi);
+}
+
+// I x K taps of the window from row i on, for one vector of each row h to end - 1 of results; all meet rows of the
+// plane.
+template <class T, int S, int I, int K, bool Whole>
+void filter_sums_block(const Filter& f, const Reach<T, S>* reach, int64_t i, const T* x, const T* dy, int64_t n,
+                       T* sums, int64_t h, int64_t end) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V sum[I][K];
+  Reach<T, S> at[K];
+  const T* row[I];
+  for (int p = 0; p < K; ++p) at[p] = reach[p];
+  for (int r = 0; r < I; ++r) {
+    row[r] = x + (h * f.stride[0] + f.tap[0][i + r]) * f.x[1];
+    for (int p = 0; p < K; ++p) sum[r][p] = load(sums + (r * f.window[1] + p) * L);
+  }
+  const Some<T> lanes = some<T>(0, n);
+  for (; h < end; ++h) {
+    const V y = Whole ? load(dy + h * f.y[1]) : load(dy + h * f.y[1], lanes);
+#pragma GCC unroll 3
+    for (int r = 0; r < I; ++r) {
+#pragma GCC unroll 3
+      for (int p = 0; p < K; ++p) sum[r][p] += at[p].template read<Whole>(row[r]) * y;
+      row[r] += f.stride[0] * f.x[1];
+    }
+  }
+  for (int r = 0; r < I; ++r)
+    for (int p = 0; p < K; ++p) *reinterpret_cast<V*>(sums + (r * f.window[1] + p) * L) = sum[r][p];
+}
+
+// I rows of taps: the results that meet rows of the plane with all of them, and those that do with some.
+template <class T, int S, int I, int K, bool Whole>
+void filter_sums_taps(const Filter& f, const Reach<T, S>* reach, int64_t i, const T* x, const T* dy, int64_t n,
+                      T* sums) {
+  int64_t first[I], end[I], from = 0, to = f.y[0];
+  for (int r = 0; r < I; ++r) {
+    const int64_t tap = f.tap[0][i + r], s = f.stride[0], left = f.x[0] - 1 - tap;
+    first[r] = tap >= 0 ? 0 : (s - 1 - tap) / s;
+    end[r] = left < 0 ? 0 : left / s + 1 < f.y[0] ? left / s + 1 : f.y[0];
+    from = first[r] > from ? first[r] : from;
+    to = end[r] < to ? end[r] : to;
+  }
+  if (from > to) from = to = 0;
+  filter_sums_block<T, S, I, K, Whole>(f, reach, i, x, dy, n, sums, from, to);
+  for (int r = 0; I > 1 && r < I; ++r) {
+    T* sum = sums + r * f.window[1] * Vec<T>::lanes;
+    const int64_t before = end[r] < from ? end[r] : from, after = first[r] > to ? first[r] : to;
+    if (first[r] < before) filter_sums_block<T, S, 1, K, Whole>(f, reach, i + r, x, dy, n, sum, first[r], before);
+    if (after < end[r]) filter_sums_block<T, S, 1, K, Whole>(f, reach, i + r, x, dy, n, sum, after, end[r]);
+  }
+}
+
+template <class T, int S>
+void filter_sums_rows(const Filter& f, const T* x, const T* dy, T* sum) {
+  constexpr int64_t L = Vec<T>::lanes;
+  Reach<T, S> reach[kReach];
+  for (int64_t q = 0; q < f.y[1]; q += L) {
+    const int64_t n = f.y[1] - q < L ? f.y[1] - q : L, w = f.window[1];
+    bool whole = true;
+    for (int64_t j = 0; j < w; ++j) reach[j].aim(f, q, n, f.tap[1][j]), whole &= reach[j].whole;
+    auto taps = [&]<int I, int K>(int64_t i, int64_t j) {
+      (whole ? filter_sums_taps<T, S, I, K, true> : filter_sums_taps<T, S, I, K, false>)(
+          f, reach + j, i, x, dy + q, n, sum + (i * w + j) * L);
+    };
+    for (int64_t i = 0; i < f.window[0];) {
+      const bool three = i + 3 <= f.window[0];
+      int64_t j = 0;
+      for (; j + 3 <= w; j += 3)
+        if (three) taps.template operator()<3, 3>(i, j);
+        else taps.template operator()<1, 3>(i, j);
+      for (; j < w; ++j)
+        if (three) taps.template operator()<3, 1>(i, j);
+        else taps.template operator()<1, 1>(i, j);
+      i += three ? 3 : 1;
+    }
+  }
+}
+
+template <class T>
+void filter_sums(const Filter& f, const T* x, const T* dy, T* sum) {
+  (f.stride[1] == 1 ? filter_sums_rows<T, 1> : filter_sums_rows<T, 2>)(f, x, dy, sum);
+}
+
+template <class T, int K>
+void traces_block(T* sums, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V sum[K];
+  const T* from[K];
+  for (int p = 0; p < K; ++p) sum[p] = load(sums + p * L), from[p] = b + off[p];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = pieces[i].from;
+    const T* to = c + pieces[i].to;
+    if (int n = pieces[i].n; n == L) {
+      const V y = load(to);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load(from[p] + at) * y;
+    } else {
+      const V y = load_part(to, n);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load_part(from[p] + at, n) * y;
+    }
+  }
+  for (int p = 0; p < K; ++p) *reinterpret_cast<V*>(sums + p * L) = sum[p];
+}
+
+// Nine at once: a window of 3 x 3 in one pass.
+template <class T>
+void traces(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  constexpr int L = Vec<T>::lanes;
+  int64_t p = 0;
+  for (; p + 9 <= k; p += 9) traces_block<T, 9>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p + 4 <= k; p += 4) traces_block<T, 4>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p < k; ++p) traces_block<T, 1>(sum + p * L, off + p, b, c, pieces, count);
+}
+
+// Strides of 1 and 2: S vectors are read for S phases of one each.
+template <class T, int S>
+void thin_rows(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows,
+               int64_t n, int64_t first, int64_t extent) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  const int64_t phases[2] = {phase[0], phase[S - 1]};
+  for (; rows > 0; --rows, to += to_pitch, from += from_pitch) {
+    auto part = [&](int64_t at) __attribute__((always_inline)) {
+      const int64_t a = -at > 0 ? -at : 0, b = extent - at < L ? extent - at : L;
+      return a >= b ? V{} : load_lanes(from + at, a, b);
+    };
+    auto put = [&](int64_t p, int64_t j, V v) __attribute__((always_inline)) {
+      if (p < 0) return;
+      if (n - j >= L) *reinterpret_cast<V*>(to + p + j) = v;
+      else store_part(to + p + j, v, n - j);
+    };
+    for (int64_t j = 0; j < n; j += L) {
+      const int64_t at = first + j * S;
+      const bool inside = at >= 0 && at + S * L <= extent;
+      const V x = inside ? load(from + at) : part(at);
+      if constexpr (S == 1) {
+        put(phases[0], j, x);
+      } else {
+        // Rows may be skipped, which the processor does not foresee.
+        fetch_rows<T, S>(from + at + kRowsAhead * from_pitch, 0, 1);
+        const V y = inside ? load(from + at + L) : part(at + L);
+        put(phases[0], j, halves<T, 0>(x, y, lanes));
+        put(phases[1], j, halves<T, 1>(x, y, lanes));
+      }
+    }
+  }
+}
+
+template <class T>
+void thin(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows, int64_t n,
+          int64_t first, int64_t extent, int64_t stride) {
+  if (stride == 1) return thin_rows<T, 1>(to, phase, to_pitch, from, from_pitch, rows, n, first, extent);
+  if (stride == 2) return thin_rows<T, 2>(to, phase, to_pitch, from, from_pitch, rows, n, first, extent);
+  for (; rows > 0; --rows, to += to_pitch, from += from_pitch)
+    for (int64_t b = 0; b < stride; ++b)
+      for (int64_t j = 0, i = first + b; phase[b] >= 0 && j < n; ++j, i += stride)
+        to[phase[b] + j] = i >= 0 && i < extent ? from[i] : T(0);
+}
+
+template <class T>
+void weave(T* to, int64_t n, const T* const* from, int64_t stride) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes;
+  constexpr auto lanes = std::make_integer_sequence<int, L>();
+  if (stride != 2) {
+    for (int64_t b = 0; b < stride; ++b)
+      for (int64_t j = b, i = 0; j < n; j += stride, ++i) to[j] = from[b] ? from[b][i] : T(0);
+    return;
+  }
+  for (int64_t j = 0; j < n; j += 2 * L) {
+    auto part = [&](int b) __attribute__((always_inline)) {
+      const int64_t left = (n - j + 1 - b) / 2;
+      return !from[b] ? V{} : left >= L ? load(from[b] + j / 2) : load_part(from[b] + j / 2, left);
+    };
+    const V x = part(0), y = part(1), low = turns<T, 0>(x, y, lanes), high = turns<T, 1>(x, y, lanes);
+    if (n - j >= 2 * L) {
+      *reinterpret_cast<V*>(to + j) = low;
+      *reinterpret_cast<V*>(to + j + L) = high;
+    } else {
+      if (n - j >= L) *reinterpret_cast<V*>(to + j) = low;
+      else store_part(to + j, low, n - j);
+      if (n - j > L) store_part(to + j + L, high, n - j - L);
+    }
+  }
+}
+
 // N elements, known here, so that each copy is one or two moves.
 template <class T, int N>
 void columns_of(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k) {
@@ -366,7 +740,9 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, columns<T>, shifted<T>, runs<T>};
+  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
+          filter_sums<T>, traces<T>, thin<T>, weave<T>,
+          columns<T>, shifted<T>, runs<T>};
 }
 
 }  // namespace

@@ -2,8 +2,28 @@
 // compiled into every instruction set.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 namespace knet::cpu {
+
+// The number of a vector's lane.
+template <class T>
+using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// A vector of results: where it begins in B and in C, how many of its lanes are results, and which: those of the list
+// `order` (a list has as many lanes as a vector); below 0: the first n.
+struct Piece {
+  int64_t from, to;
+  int n, order;
+};
+
+// A filter over one plane: result (h, q) meets element (h * stride[0] + tap[0][i], q * stride[1] + tap[1][j]) of the
+// plane with element (i, j) of the window; outside of the plane are zeros. Strides along rows are 1 or 2, windows at
+// most 16 wide.
+struct Filter {
+  int64_t x[2], y[2], stride[2], window[2];
+  const int64_t* tap[2];
+};
 
 // A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come
 // from different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the
@@ -24,6 +44,8 @@ struct Panel {
   int64_t next_runs = 0, next_stride = 0, next_n = 0;
   // Packed A: elements from one block of rows to the next. 0: row i is at a + i * rsa.
   int64_t a_block = 0;
+  // The lanes that are results (n[v] of them, the rest is anything): c[v][j] takes lane order[v][j]. Null: in order.
+  const Lane<T>* order[2] = {nullptr, nullptr};
 };
 
 template <class T>
@@ -40,6 +62,23 @@ struct Micro {
   // for results too narrow to be a panel.
   void (*dots)(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                int64_t csc, bool add);
+  // c[i * ldc + to + j] = sum over p < k of a[i * rsa + p] * b[off[p] + from + j] for each piece (`count` of them),
+  // i < m <= 3: many vectors at once where there are too few rows to hide the latency of an addition.
+  void (*lines)(int64_t m, int64_t k, const T* a, int64_t rsa, const int64_t* off, const T* b, T* c, int64_t ldc,
+                const Piece* pieces, int64_t count, const Lane<T>* orders);
+  // Rows lo to hi - 1 of the results of a filter, into y (whose first row is row 0).
+  void (*filter)(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi);
+  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes.
+  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum);
+  // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
+  // lanes below n is read.
+  void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
+  // to[phase[b] + r * to_pitch + j] = from[r * from_pitch + i], i = first + j * stride + b, where 0 <= i < extent,
+  // else 0; for r < rows, j < n, b < stride where phase[b] >= 0. Nothing else is read or written.
+  void (*thin)(T* to, const int64_t* phase, int64_t to_pitch, const T* from, int64_t from_pitch, int64_t rows,
+               int64_t n, int64_t first, int64_t extent, int64_t stride);
+  // to[j] = from[j % stride][j / stride], j < n; zeros where from[...] is null.
+  void (*weave)(T* to, int64_t n, const T* const* from, int64_t stride);
   // dst[p * width + j] = src[off[p] + j] for p < k, j < n.
   void (*columns)(T* dst, int64_t width, const T* src, const int64_t* off, int64_t k, int64_t n);
   // to[x] = sum over s < count of from[off[s] + x - shift[s]] where 0 <= x - shift[s] < m, in order; x < n.

@@ -44,48 +44,66 @@ inline __attribute__((always_inline)) void store_indices(int64_t* to, I at, int6
 }
 
 template <class T, int S>
-bool max_plane(const PoolWindow& g, const void* plane, void* out, int64_t* at) {
+bool max_planes(const PoolWindow& g, const void* planes, void* out, int64_t* at, int64_t count) {
   using V = typename Vec<T>::type;
   typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> E;
   typedef E I __attribute__((vector_size(kVectorBytes)));
   constexpr int L = Vec<T>::lanes;
   constexpr auto lanes = std::make_integer_sequence<int, L>();
-  const T* x = static_cast<const T*>(plane);
+  const T* x = static_cast<const T*>(planes);
   T* y = static_cast<T*>(out);
   const int64_t stride = S ? S : g.stride[2];
-  I iota{};
-  for (int i = 0; i < L; ++i) iota[i] = E(i * stride);
+  // Rows shorter than half of a vector: several at once, `apart` lanes from one to the next; then their lanes close up.
+  const int64_t pitch = g.stride[1] * g.pitch[1], apart = S && pitch % stride == 0 ? pitch / stride : L;
+  const bool packs = count > 3 && g.y[2] + apart <= L && apart >= g.y[2];  // the lists take as long as three planes
+  const int64_t together = packs ? (L - g.y[2]) / apart + 1 : 1;
+  I index{}, lane{}, order{};
+  for (int i = 0; i < L; ++i) {
+    lane[i] = E(i);
+    index[i] = E(i * stride);
+    if (!packs) continue;
+    index[i] = E(i / apart * g.stride[1] * g.index_pitch[1] + i % apart * stride);
+    order[i] = i >= together * g.y[2] ? 0 : E(i / g.y[2] * apart + i % g.y[2]);
+  }
   I none{};
-  for (int64_t d = 0; d < g.y[0]; ++d)
-    for (int64_t h = 0; h < g.y[1]; ++h)
-      for (int64_t q = 0; q < g.y[2]; q += L) {
-        const int64_t n = g.y[2] - q, row = (d * g.y[1] + h) * g.y[2] + q;
-        const T* from = x + d * g.stride[0] * g.pitch[0] + h * g.stride[1] * g.pitch[1] + q * stride;
-        const int64_t first =
-            g.index + d * g.stride[0] * g.index_pitch[0] + h * g.stride[1] * g.index_pitch[1] + q * stride;
-        V best = V{} - std::numeric_limits<T>::infinity();
-        I where = I{} - 1;
-        for (int64_t i = 0; i < g.w[0]; ++i)
-          for (int64_t j = 0; j < g.w[1]; ++j)
-            for (int64_t k = 0; k < g.w[2]; ++k) {
-              const V v = strided<T, S>(from + i * g.pitch[0] + j * g.pitch[1] + k, stride, n, lanes);
-              const I take = I(v > best) | (I(v != v) & I(best == best));
-              best = take ? v : best;
-              where = take ? iota + E(first + i * g.index_pitch[0] + j * g.index_pitch[1] + k) : where;
-            }
-        if (n >= L) *reinterpret_cast<V*>(y + row) = best;
-        else store_part(y + row, best, n);
-        none |= where & I(iota < E(n * stride));
-        store_indices(at + row, where, n);
+  for (; count > 0; --count, x += g.plane, y += g.outputs(), at += g.outputs())
+    for (int64_t d = 0; d < g.y[0]; ++d)
+      for (int64_t h = 0, rows; h < g.y[1]; h += rows) {
+        rows = g.y[1] - h < together ? g.y[1] - h : together;
+        for (int64_t q = 0; q < g.y[2]; q += L) {
+          const int64_t left = g.y[2] - q, row = (d * g.y[1] + h) * g.y[2] + q;
+          const int64_t reach = left + (rows - 1) * apart, n = rows > 1 ? rows * left : left;
+          const T* from = x + d * g.stride[0] * g.pitch[0] + h * pitch + q * stride;
+          const int64_t first =
+              g.index + d * g.stride[0] * g.index_pitch[0] + h * g.stride[1] * g.index_pitch[1] + q * stride;
+          V best = V{} - std::numeric_limits<T>::infinity();
+          I where = I{} - 1;
+          for (int64_t i = 0; i < g.w[0]; ++i)
+            for (int64_t j = 0; j < g.w[1]; ++j)
+              for (int64_t k = 0; k < g.w[2]; ++k) {
+                const V v = strided<T, S>(from + i * g.pitch[0] + j * g.pitch[1] + k, stride, reach, lanes);
+                const I take = I(v > best) | (I(v != v) & I(best == best));
+                best = take ? v : best;
+                where = take ? index + E(first + i * g.index_pitch[0] + j * g.index_pitch[1] + k) : where;
+              }
+          if (rows > 1) {
+            best = __builtin_shuffle(best, order);
+            where = __builtin_shuffle(where, order);
+          }
+          if (n >= L) *reinterpret_cast<V*>(y + row) = best;
+          else store_part(y + row, best, n);
+          none |= where & I(lane < E(n));
+          store_indices(at + row, where, n);
+        }
       }
   for (int i = 0; i < L; ++i)
     if (none[i] < 0) return true;
   return false;
 }
 template <class T>
-bool max_plane(const PoolWindow& g, const void* x, void* y, int64_t* at) {
-  auto f = g.stride[2] == 1 ? max_plane<T, 1> : g.stride[2] == 2 ? max_plane<T, 2> : max_plane<T, 0>;
-  return f(g, x, y, at);
+bool max_planes(const PoolWindow& g, const void* x, void* y, int64_t* at, int64_t count) {
+  auto f = g.stride[2] == 1 ? max_planes<T, 1> : g.stride[2] == 2 ? max_planes<T, 2> : max_planes<T, 0>;
+  return f(g, x, y, at, count);
 }
 
 // Strides 1 and 2 are loops of their own: known strides are loaded as vectors and shuffled.
@@ -134,7 +152,7 @@ constexpr PoolTable make() {
     using T = decltype(zero);
     t.of[int(d)].max_row = max_row<T>;
     if constexpr (T(0.5) != T(0)) {
-      t.of[int(d)].max_plane = max_plane<T>;
+      t.of[int(d)].max_planes = max_planes<T>;
       t.of[int(d)].add_row = add_row<T>;
       t.of[int(d)].add_back = add_back<T>;
     }

@@ -13,25 +13,19 @@
 #include <immintrin.h>
 #endif
 #include "cpu/isa/random.h"
+#include "cpu/isa/vector.h"
 
 namespace knet::cpu::KNET_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 64;
-#elif defined(__AVX2__)
-constexpr int kWidth = 32;
-#else
-constexpr int kWidth = 16;
-#endif
-constexpr int kBlocks = kWidth / 8;  // one block to a 64-bit lane
+constexpr int kBlocks = kVectorBytes / 8;  // one block to a 64-bit lane
 
-typedef uint64_t U64 __attribute__((vector_size(kWidth)));
-typedef int64_t I64 __attribute__((vector_size(kWidth)));
-typedef double F64 __attribute__((vector_size(kWidth)));
-typedef uint32_t U32 __attribute__((vector_size(kWidth)));
-typedef int32_t I32 __attribute__((vector_size(kWidth)));
-typedef float F32 __attribute__((vector_size(kWidth)));
+typedef uint64_t U64 __attribute__((vector_size(kVectorBytes)));
+typedef int64_t I64 __attribute__((vector_size(kVectorBytes)));
+typedef double F64 __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t U32 __attribute__((vector_size(kVectorBytes)));
+typedef int32_t I32 __attribute__((vector_size(kVectorBytes)));
+typedef float F32 __attribute__((vector_size(kVectorBytes)));
 
 // Product of the low halves of each lane.
 inline U64 multiply(U64 a, U64 b) {
@@ -53,7 +47,7 @@ inline F32 root(F32 x) {
 #elif defined(KNET_X86)
   return (F32)_mm_sqrt_ps((__m128)x);
 #else
-  for (int i = 0; i < kWidth / 4; ++i) x[i] = __builtin_sqrtf(x[i]);
+  for (int i = 0; i < kVectorBytes / 4; ++i) x[i] = __builtin_sqrtf(x[i]);
   return x;
 #endif
 }
@@ -65,7 +59,7 @@ inline F64 root(F64 x) {
 #elif defined(KNET_X86)
   return (F64)_mm_sqrt_pd((__m128d)x);
 #else
-  for (int i = 0; i < kWidth / 8; ++i) x[i] = __builtin_sqrt(x[i]);
+  for (int i = 0; i < kVectorBytes / 8; ++i) x[i] = __builtin_sqrt(x[i]);
   return x;
 #endif
 }
@@ -84,7 +78,7 @@ inline U64 pairs(U64 x, U64 y) {
 // The same for pairs of 32-bit lanes: x0 y0 x1 y1 of the first or second half of each four.
 template <int Odd>
 inline F32 pairs(F32 x, F32 y) {
-  constexpr int o = 2 * Odd, N = kWidth / 4;
+  constexpr int o = 2 * Odd, N = kVectorBytes / 4;
 #if defined(__AVX512F__)
   return __builtin_shufflevector(x, y, o, N + o, o + 1, N + o + 1, o + 4, N + o + 4, o + 5, N + o + 5,  //
                                  o + 8, N + o + 8, o + 9, N + o + 9, o + 12, N + o + 12, o + 13, N + o + 13);
@@ -139,8 +133,8 @@ inline U64 lane_order() {
 
 template <class V>
 inline void store(char* to, V a, V b) {
-  __builtin_memcpy(to, &a, kWidth);
-  __builtin_memcpy(to + kWidth, &b, kWidth);
+  __builtin_memcpy(to, &a, kVectorBytes);
+  __builtin_memcpy(to + kVectorBytes, &b, kVectorBytes);
 }
 
 struct Bits {
@@ -255,7 +249,7 @@ struct Normal64 {
 template <class D>
 void fill(uint64_t seed, uint64_t counter, uint64_t first, int64_t bytes, void* out) {
   constexpr int kStreams = 2;
-  constexpr int64_t kStep = kStreams * 2 * kWidth;
+  constexpr int64_t kStep = kStreams * 2 * kVectorBytes;
   const Philox philox(seed, counter);
   U64 index = lane_order() + first;
   char* to = static_cast<char*>(out);
@@ -264,7 +258,7 @@ void fill(uint64_t seed, uint64_t counter, uint64_t first, int64_t bytes, void* 
     philox.blocks<kStreams>(index, x);
     char rest[kStep];
     char* target = bytes < kStep ? rest : to;
-    for (int s = 0; s < kStreams; ++s) D::emit(x[s], target + s * 2 * kWidth);
+    for (int s = 0; s < kStreams; ++s) D::emit(x[s], target + s * 2 * kVectorBytes);
     if (bytes < kStep) __builtin_memcpy(to, rest, size_t(bytes));
   }
 }

@@ -1,15 +1,9 @@
 #include "cpu/isa/reduce.h"
+#include "cpu/isa/vector.h"
 
 namespace knet::cpu::KNET_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 64;
-#elif defined(__AVX2__)
-constexpr int kWidth = 32;
-#else
-constexpr int kWidth = 16;
-#endif
 constexpr int kStreams = 8;  // independent accumulators: an addition takes 4 cycles and two start in each
 
 template <class T, int L>
@@ -141,7 +135,7 @@ inline void prefetch(const T* x) {
 template <class R, class T>
 inline typename R::A row(const T* x, int64_t n, const T* next) {
   using A = typename R::A;
-  constexpr int L = kWidth / int(sizeof(A));
+  constexpr int L = kVectorBytes / int(sizeof(A));
   A acc = R::identity;
   int64_t i = 0;
   if (n >= L) {
@@ -171,7 +165,7 @@ inline typename R::A row(const T* x, int64_t n, const T* next) {
 template <class R, class T>
 void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int64_t stride, void* to) {
   using A = typename R::A;
-  constexpr int L = kWidth / int(sizeof(A));
+  constexpr int L = kVectorBytes / int(sizeof(A));
   const T* x = static_cast<const T*>(from);
   A* acc = static_cast<A*>(to);
   int64_t k = 0;
@@ -205,7 +199,7 @@ void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int6
 template <class R, class T>
 void wide_cols(const T* x, int64_t cols, int64_t rows, int64_t row_stride, typename R::A* acc) {
   using A = typename R::A;
-  constexpr int L = kWidth / int(sizeof(A));
+  constexpr int L = kVectorBytes / int(sizeof(A));
   using V = Vector<A, L>;
   auto at = [&](int64_t r, int64_t c) { return R::template read<L>(load<T, L>(x + r * row_stride + c)); };
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -265,7 +259,7 @@ void arg(const void* from, int64_t cols, int64_t col_stride, int64_t rows, int64
   if (col_stride != 1) {
     int64_t c = 0;
     if constexpr (sizeof(T) >= 4) {
-      constexpr int L = kWidth / int(sizeof(T));
+      constexpr int L = kVectorBytes / int(sizeof(T));
       using M = typename MaskOf<sizeof(T)>::type;
       for (; c + L <= cols && rows <= int64_t(1) << 31; c += L) {
         Vector<T, L> b = load<T, L>(best + c);

@@ -2,6 +2,7 @@
 // instruction set.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -48,29 +49,54 @@ inline __attribute__((always_inline)) typename Vec<T>::type load_part(const T* p
 #endif
 }
 
-// Lanes lo to hi - 1 from p + lo on; zeros for the rest. Nothing else is read.
+// Lanes lo to hi - 1 of a vector (lo <= hi), kept for many loads.
 template <class T>
-inline __attribute__((always_inline)) typename Vec<T>::type load_lanes(const T* p, int64_t lo, int64_t hi) {
-  using V = typename Vec<T>::type;
+struct Some {
 #if defined(__AVX512F__)
-  const unsigned mask = (1u << hi) - (1u << lo);
-  if constexpr (sizeof(T) == 4) return V(_mm512_maskz_loadu_ps(__mmask16(mask), p));
-  else return V(_mm512_maskz_loadu_pd(__mmask8(mask), p));
+  std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask;
+#elif defined(__AVX2__)
+  __m256i mask;
+#else
+  int64_t lo, hi;
+#endif
+};
+template <class T>
+inline __attribute__((always_inline)) Some<T> some(int64_t lo, int64_t hi) {
+#if defined(__AVX512F__)
+  return {static_cast<decltype(Some<T>::mask)>((1u << hi) - (1u << lo))};
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return V(_mm256_maskload_ps(p, _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(int(lo)), lane),
-                                                       _mm256_cmpgt_epi32(_mm256_set1_epi32(int(hi)), lane))));
+    return {_mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(int(lo)), lane),
+                                _mm256_cmpgt_epi32(_mm256_set1_epi32(int(hi)), lane))};
   } else {
     const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
-    return V(_mm256_maskload_pd(p, _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(lo), lane),
-                                                       _mm256_cmpgt_epi64(_mm256_set1_epi64x(hi), lane))));
+    return {_mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(lo), lane),
+                                _mm256_cmpgt_epi64(_mm256_set1_epi64x(hi), lane))};
   }
 #else
+  return {lo, hi};
+#endif
+}
+// Those lanes from p on; zeros for the rest. Nothing else is read.
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load(const T* p, const Some<T>& some) {
+  using V = typename Vec<T>::type;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return V(_mm512_maskz_loadu_ps(some.mask, p));
+  else return V(_mm512_maskz_loadu_pd(some.mask, p));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return V(_mm256_maskload_ps(p, some.mask));
+  else return V(_mm256_maskload_pd(p, some.mask));
+#else
   T part[Vec<T>::lanes] = {};
-  for (int64_t j = lo; j < hi; ++j) part[j] = p[j];
+  for (int64_t j = some.lo; j < some.hi; ++j) part[j] = p[j];
   return *reinterpret_cast<V*>(part);
 #endif
+}
+template <class T>
+inline __attribute__((always_inline)) typename Vec<T>::type load_lanes(const T* p, int64_t lo, int64_t hi) {
+  return load(p, some<T>(lo, hi));
 }
 
 template <class T>

@@ -223,8 +223,7 @@ logaddexp = elementwise(
     doc="log(exp(a) + exp(b)) without overflow.")
 
 logaddexp2 = elementwise(
-    "logaddexp2", "a, b", rule="Float", commutative=True, reference="logaddexp2",
-    c=f"vm::logaddexp(a * T({LN2!r}), b * T({LN2!r})) * T({1 / LN2!r})",
+    "logaddexp2", "a, b", rule="Float", c="vm::logaddexp2(a, b)", commutative=True, reference="logaddexp2",
     grad=(lambda dy, y, a, b: dy * sigm(LN2 * (a - b)), lambda dy, y, a, b: dy * sigm(LN2 * (b - a))),
     doc="log2(2**a + 2**b) without overflow.")
 
@@ -338,8 +337,7 @@ def _dsinc(dy, y, x):
 
 
 sinc = elementwise(
-    "sinc", "x", rule="Float", reference="sinc",
-    c=f"vm::select(a == T(0), T(1), vm::sin(a * T({PI!r})) / (a * T({PI!r})))",
+    "sinc", "x", rule="Float", c="vm::sinc(a)", reference="sinc",
     grad=(_dsinc,),
     doc="sin(pi x) / (pi x), and 1 at 0.")
 
@@ -536,14 +534,13 @@ sigm = elementwise(
     doc="The logistic function, 1 / (1 + exp(-x)).")
 
 log_sigmoid = elementwise(
-    "log_sigmoid", "x", rule="Float", c="vm::min(a, T(0)) - vm::log1p(vm::exp(-vm::abs(a)))",
+    "log_sigmoid", "x", rule="Float", c="-vm::softplus(-a)",
     reference=lambda x: -np.logaddexp(0, -x),
     grad=(lambda dy, y, x: dy * sigm(-x),),
     doc="log(sigm(x)) without underflow.")
 
 softplus = elementwise(
-    "softplus", "x", rule="Float", c="vm::max(a, T(0)) + vm::log1p(vm::exp(-vm::abs(a)))",
-    reference=lambda x: np.logaddexp(0, x),
+    "softplus", "x", rule="Float", c="vm::softplus(a)", reference=lambda x: np.logaddexp(0, x),
     grad=(lambda dy, y, x: dy * sigm(x),),
     doc="The smooth relu, log(1 + exp(x)).")
 
@@ -554,45 +551,44 @@ softsign = elementwise(
     doc="x / (1 + |x|).")
 
 elu = elementwise(
-    "elu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, b * vm::expm1(a))",
+    "elu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, T(double(b) * vm::expm1_for<T>(double(a))))",
     reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x)),
     domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
     grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y + alpha)),
           lambda dy, y, x, alpha: dy * expm1(minimum(x, 0))),
     doc="x from 0 on, alpha * (exp(x) - 1) below. Clevert et al., arXiv:1511.07289.")
 
-SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543778  # fixed point of mean 0 and variance 1
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # fixed point of mean 0 and variance 1
+SELU_BOTH = 1.7580993408473769  # their product, rounded once
 selu = elementwise(
     "selu", "x", rule="Float", reference=lambda x: SELU_SCALE * np.where(x >= 0, x, SELU_ALPHA * np.expm1(x)),
-    c=f"vm::select(a >= T(0), T({SELU_SCALE}) * a, T({SELU_SCALE * SELU_ALPHA!r}) * vm::expm1(a))",
+    c=f"T(vm::select(a >= T(0), {SELU_SCALE} * double(a), {SELU_BOTH} * vm::expm1_for<T>(double(a))))",
     domain=([(-2, -0.1), (0.1, 2)],),
-    grad=(lambda dy, y, x: dy * where(x >= 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA),),
+    grad=(lambda dy, y, x: dy * where(x >= 0, SELU_SCALE, y + SELU_BOTH),),
     doc="The elu that keeps mean 0 and variance 1. Klambauer et al., arXiv:1706.02515.")
 
 celu = elementwise(
-    "celu", "x, alpha=1.0", rule="Float", c="vm::select(a >= T(0), a, b * vm::expm1(a / b))",
+    "celu", "x, alpha=1.0", rule="Float",
+    c="vm::select(a >= T(0), a, T(double(b) * vm::expm1_for<T>(double(a) / double(b))))",
     reference=lambda x, alpha=1.0: np.where(np.asarray(x) >= 0, x, alpha * np.expm1(x / alpha)),
     domain=([(-2, -0.1), (0.1, 2)], (0.5, 1.5)),
     grad=(lambda dy, y, x, alpha: where(x >= 0, dy, dy * (y / alpha + 1)),
           lambda dy, y, x, alpha: where(x >= 0, 0, dy * (y - x - x * (y / alpha)) / alpha)),
     doc="The elu with a continuous derivative, alpha * (exp(x / alpha) - 1) below 0. Barron, arXiv:1704.07483.")
 
-_PHI, _HALF = f"T({1 / math.sqrt(2)!r})", "T(0.5)"
 gelu = elementwise(
-    "gelu", "x", rule="Float", c=f"{_HALF} * a * vm::erfc(-a * {_PHI})",
-    reference=lambda x: x * 0.5 * _each(math.erfc)(-x / math.sqrt(2)),
+    "gelu", "x", rule="Float", c="vm::gelu(a)", reference=lambda x: x * 0.5 * _each(math.erfc)(-x / math.sqrt(2)),
     grad=(lambda dy, y, x: dy * (0.5 * erfc(-x * (1 / math.sqrt(2)))
                                  + x * exp(-0.5 * x * x) * (1 / math.sqrt(2 * PI))),),
     doc="x times the normal distribution function at x, x (1 + erf(x / sqrt 2)) / 2. Hendrycks, arXiv:1606.08415.")
 
 swish = elementwise(
-    "swish", "x", rule="Float", c="a * vm::sigm(a)", aliases=("silu",), reference=lambda x: x / (1 + np.exp(-x)),
+    "swish", "x", rule="Float", c="vm::swish(a)", aliases=("silu",), reference=lambda x: x / (1 + np.exp(-x)),
     grad=(lambda dy, y, x: dy * (sigm(x) * (1 + x - y)),),
     doc="x * sigm(x). Ramachandran et al., arXiv:1710.05941.")
 
 mish = elementwise(
-    "mish", "x", rule="Float", c="a * vm::tanh(vm::max(a, T(0)) + vm::log1p(vm::exp(-vm::abs(a))))",
-    reference=lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "mish", "x", rule="Float", c="vm::mish(a)", reference=lambda x: x * np.tanh(np.logaddexp(0, x)),
     grad=(lambda dy, y, x: dy * (tanh(softplus(x)) + x * sigm(x) * (1 - square(tanh(softplus(x))))),),
     doc="x * tanh(softplus(x)). Misra, arXiv:1908.08681.")
 
@@ -649,9 +645,7 @@ lgamma = elementwise(
 
 # gamma is negative exactly where x < 0 and floor(x) is odd.
 gamma = elementwise(
-    "gamma", "x", rule="Float", reference=_each(math.gamma), domain=(0.3, 4), ints=(1, 9),
-    c="vm::select(a < T(0) && vm::floor(a) != T(2) * vm::floor(a * T(0.5)), -vm::exp(vm::lgamma(a)), "
-      "vm::exp(vm::lgamma(a)))",
+    "gamma", "x", rule="Float", c="vm::gamma(a)", reference=_each(math.gamma), domain=(0.3, 4), ints=(1, 9),
     grad=(lambda dy, y, x: dy * y * digamma(x),),
     doc="The gamma function, (x - 1)! for whole numbers.")
 

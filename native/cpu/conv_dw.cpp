@@ -1,0 +1,235 @@
+// conv_dw: the filters' gradient from dy and x, positions block by block or along the vectors.
+#include "cpu/conv_planes.h"
+#include "cpu/conv_source.h"
+#include "cpu/gemm.h"
+
+namespace knet::cpu::conv {
+namespace {
+
+// dw += the partial sums of the chunks of images after the first, in order.
+template <class T>
+void add_chunks(T* dw, const T* partial, int64_t size, int64_t chunks) {
+  if (chunks == 1) return;
+  const int64_t share = 4096;
+  parallel((size + share - 1) / share, double(size * chunks) * 0.1, [&](int64_t task) {
+    const int64_t first = task * share, last = std::min(size, first + share);
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      const T* from = partial + (chunk - 1) * size;
+      for (int64_t i = first; i < last; ++i) dw[i] += from[i];
+    }
+  });
+}
+
+template <class T>
+class ConvDw final : public Step {
+ public:
+  explicit ConvDw(const Geometry& g) : g_(g), source_(axes(g), g.window() == 1, 64) {
+    const Micro<T>& micro = micro_of<T>();
+    // A block of channels is at most 384 patch elements, gathered for up to 256 positions: 400 KiB at most, and as much
+    // of dw. Long sums matter more than wide rows, for dw is read and written once for each. Small planes are joined,
+    // as many images as make 256 positions (their rows of dy are copied together).
+    const int64_t window = std::max<int64_t>(1, g.window()), plane = std::max<int64_t>(1, g.y_plane());
+    const int64_t most = std::clamp<int64_t>(384 / window, 1, std::max<int64_t>(1, g.in_channels));
+    blocks_ = (std::max<int64_t>(1, g.in_channels) + most - 1) / most;
+    channels_ = (g.in_channels + blocks_ - 1) / blocks_;
+    columns_ = channels_ * window;
+    pitch_ = round_up(columns_ + 16, micro.lanes);
+    positions_ = kPositions;
+    joined_ = plane <= kPositions / 2 ? kPositions / plane : 1;
+    off_ = source_.offsets(axes(g), channels_);
+    at_ = source_.positions(axes(g));
+    // Runs along the innermost dimension of the window lie side by side in the image, too.
+    run_ = g.dilation[2] == 1 && !g.flip ? std::max<int64_t>(1, g.w[2]) : 1;
+    plain_ = window == 1 && (at_.empty() || at_.back() == plane - 1);
+    const double waste = double(round_up(columns_, micro.lanes)) / double(std::max<int64_t>(1, columns_));
+    cost_ns = g.work() * waste / (double(micro.lanes) * 5) +
+              double(g.images * g.groups * g.y_plane()) * double(g.patch()) * (run_ == 1 ? 0.5 : 0.12) + 200;
+    // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
+    const double per_chunk = cost_ns / double(blocks_ * g.groups);
+    chunks_ = std::clamp<int64_t>(std::min(int64_t(per_chunk / 100e3), 16 / (blocks_ * std::max<int64_t>(1, g.groups))),
+                                  1, std::max<int64_t>(1, g.images));
+    size_ = g.groups * g.out_channels * g.patch();
+    scratch_bytes = chunks_ > 1 ? size_t(size_ * (chunks_ - 1)) * sizeof(T) : 0;
+  }
+  void run(char* const* out, const char* const* in, char* scratch) const override {
+    auto dy = reinterpret_cast<const T*>(in[0]), x = reinterpret_cast<const T*>(in[1]);
+    auto dw = reinterpret_cast<T*>(out[0]);
+    auto partial = reinterpret_cast<T*>(scratch);
+    if (size_ == 0) return;
+    parallel(chunks_ * g_.groups * blocks_, cost_ns, [&](int64_t task) {
+      const int64_t chunk = task / (g_.groups * blocks_), group = task / blocks_ % g_.groups, block = task % blocks_;
+      accumulate(dy, x, chunk == 0 ? dw : partial + (chunk - 1) * size_, chunk, group, block);
+    });
+    add_chunks(dw, partial, size_, chunks_);
+  }
+  std::string text() const override {
+    return std::to_string(chunks_) + " chunks of images, " + std::to_string(blocks_) + " blocks of channels";
+  }
+
+ private:
+  void accumulate(const T* dy, const T* x, T* dw, int64_t chunk, int64_t group, int64_t block) const {
+    const Micro<T>& micro = micro_of<T>();
+    const int64_t plane = g_.y_plane(), o_n = g_.out_channels, patch = g_.patch(), window = g_.window();
+    const int64_t c0 = block * channels_, c_n = std::min(channels_, g_.in_channels - c0), columns = c_n * window;
+    const int64_t first = g_.images * chunk / chunks_, last = g_.images * (chunk + 1) / chunks_;
+    T* to = dw + group * o_n * patch + c0 * window;
+    if (c_n <= 0) return;
+    if (first == last || plane == 0) {
+      for (int64_t o = 0; o < o_n; ++o) std::fill_n(to + o * patch, columns, T(0));
+      return;
+    }
+    const auto all = source_.reach(2, 0, g_.y[2], g_.y[2]);
+    if (plain_) {
+      const Gemm<T> product(o_n, c_n, plane);
+      for (int64_t n = first; n < last; ++n) {
+        const int64_t image = n * g_.groups + group;
+        auto* room = static_cast<T*>(workspace(1, source_.bytes(channels_)));
+        const T* from = source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, false, room, 2, all);
+        product.run({dy + image * o_n * plane, plane, 1}, {from, 1, source_.channel}, to, patch, n > first);
+      }
+      return;
+    }
+    const size_t room = source_.bytes(channels_);
+    const size_t gathered = size_t(round_up((positions_ * pitch_ + 16) * int64_t(sizeof(T)), 64));
+    auto* area =
+        static_cast<char*>(workspace(1, room + gathered + (joined_ > 1 ? size_t(o_n * positions_) * sizeof(T) : 0)));
+    auto* rows = reinterpret_cast<T*>(area + room);
+    auto* joined = reinterpret_cast<T*>(area + room + gathered);
+    int64_t off[kPositions];
+    for (int64_t p = 0; p < positions_; ++p) off[p] = p * pitch_;
+    auto gather = [&](const T* source, int64_t q, int64_t count, T* to) {
+      for (int64_t p = 0; p < count; ++p)
+        micro.runs(to + p * pitch_, source + at_[size_t(q + p)], off_.data(), columns / run_, run_);
+    };
+    bool add = false;
+    auto multiply = [&](const T* a, int64_t stride, int64_t count) {
+      for (int64_t j = 0; j < columns; j += 2 * micro.lanes) {
+        const int64_t n0 = std::min<int64_t>(micro.lanes, columns - j);
+        const int64_t n1 = std::clamp<int64_t>(columns - j - micro.lanes, 0, micro.lanes);
+        Panel<T> panel{{rows + j, rows + j + micro.lanes}, {to + j, to + j + micro.lanes}, {int(n0), int(n1)}};
+        micro.panel(o_n, count, a, stride, 1, off, panel, patch, add);
+      }
+      add = true;
+    };
+    for (int64_t n = first; n < last; n += joined_) {
+      const int64_t together = std::min(joined_, last - n);
+      for (int64_t i = 0; i < together; ++i) {
+        const int64_t image = (n + i) * g_.groups + group;
+        const T* source = source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n,
+                                          image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 2, all);
+        const T* d = dy + image * o_n * plane;
+        if (joined_ == 1) {
+          for (int64_t q = 0; q < plane; q += positions_) {
+            const int64_t count = std::min(positions_, plane - q);
+            gather(source, q, count, rows);
+            multiply(d + q, plane, count);
+          }
+        } else {
+          gather(source, 0, plane, rows + i * plane * pitch_);
+          for (int64_t o = 0; o < o_n; ++o)
+            std::memcpy(joined + o * positions_ + i * plane, d + o * plane, size_t(plane) * sizeof(T));
+        }
+      }
+      if (joined_ > 1) multiply(joined, positions_, together * plane);
+    }
+  }
+  static constexpr int64_t kPositions = 256;
+  Geometry g_;
+  Source<T> source_;
+  std::vector<int64_t> off_, at_;
+  int64_t blocks_, channels_, columns_, pitch_, positions_, joined_, run_, chunks_, size_;
+  bool plain_ = false;  // window 1: dy x^T, x thinned by the strides; no patches
+};
+
+// dw where there are few output channels to a group (depthwise above all): positions along the vectors, so that neither
+// dy nor x is rearranged; the lanes are added at the end.
+template <class T>
+class ConvDwLines final : public Step {
+ public:
+  explicit ConvDwLines(const Geometry& g) : g_(g), source_(axes(g), true, kSlack<T>), planes_(axes(g)) {
+    const Axes a = axes(g);
+    in_planes_ = g.in_channels == 1 && Planes::fit(a);
+    const int64_t lanes = micro_of<T>().lanes, row = g.y[2];
+    off_ = source_.offsets(a, g.in_channels);
+    const auto at = source_.positions(a);
+    for (int64_t q = 0; q < int64_t(at.size()); q += row)
+      for (int64_t j = 0; j < row; j += lanes)
+        pieces_.push_back({at[size_t(q + j)], q + j, int(std::min(lanes, row - j)), -1});
+    // A load for each vector of multiply-adds.
+    const double each = double(g.out_channels * g.patch()) * (double(pieces_.size()) * 0.8 + double(lanes)) +
+                        (in_planes_ ? 0 : double(g.in_channels * source_.channel) * kCopyNs<T>);
+    cost_ns = each * double(g.images * g.groups) + 100;
+    // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
+    const int64_t groups = std::max<int64_t>(1, g.groups), images = std::max<int64_t>(1, g.images);
+    chunks_ = std::clamp<int64_t>(std::min(int64_t(each * double(images) / 100e3), 16 / groups), 1, images);
+    together_ = std::clamp<int64_t>(int64_t(30e3 / (each * double(images / chunks_) + 1)), 1, groups);
+    size_ = g.groups * g.out_channels * g.patch();
+    scratch_bytes = size_t(size_ * (chunks_ - 1)) * sizeof(T);
+  }
+  static bool fits(const Geometry& g) { return g.out_channels <= 3; }
+  void run(char* const* out, const char* const* in, char* scratch) const override {
+    auto dy = reinterpret_cast<const T*>(in[0]), x = reinterpret_cast<const T*>(in[1]);
+    auto dw = reinterpret_cast<T*>(out[0]);
+    auto partial = reinterpret_cast<T*>(scratch);
+    if (size_ == 0) return;
+    const int64_t blocks = (g_.groups + together_ - 1) / together_;
+    parallel(chunks_ * blocks, cost_ns, [&](int64_t task) {
+      const int64_t chunk = task / blocks, first = task % blocks * together_;
+      for (int64_t group = first; group < std::min(g_.groups, first + together_); ++group)
+        accumulate(dy, x, chunk == 0 ? dw : partial + (chunk - 1) * size_, chunk, group);
+    });
+    add_chunks(dw, partial, size_, chunks_);
+  }
+  std::string text() const override { return "lines, " + std::to_string(chunks_) + " chunks of images"; }
+
+ private:
+  void accumulate(const T* dy, const T* x, T* dw, int64_t chunk, int64_t group) const {
+    const Micro<T>& micro = micro_of<T>();
+    const int64_t plane = g_.y_plane(), patch = g_.patch(), sums = g_.out_channels * patch;
+    const size_t room = source_.bytes(g_.in_channels);
+    auto* area = static_cast<char*>(workspace(1, room + size_t(sums * micro.lanes) * sizeof(T)));
+    auto* sum = reinterpret_cast<T*>(area + room);
+    std::fill_n(sum, sums * micro.lanes, T(0));
+    const Filter filter = planes_.filter();
+    for (int64_t n = g_.images * chunk / chunks_; plane > 0 && n < g_.images * (chunk + 1) / chunks_; ++n) {
+      const int64_t image = n * g_.groups + group;
+      if (in_planes_) {
+        for (int64_t o = 0; o < g_.out_channels; ++o)
+          micro.filter_sums(filter, x + image * g_.x_plane(), dy + (image * g_.out_channels + o) * plane,
+                            sum + o * patch * micro.lanes);
+        continue;
+      }
+      const T* source = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels,
+                                        image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 2,
+                                        source_.reach(2, 0, g_.y[2], g_.y[2]));
+      for (int64_t o = 0; o < g_.out_channels; ++o)
+        micro.traces(patch, sum + o * patch * micro.lanes, off_.data(), source,
+                     dy + (image * g_.out_channels + o) * plane, pieces_.data(), int64_t(pieces_.size()));
+    }
+    for (int64_t i = 0; i < sums; ++i) {
+      T total = 0;
+      for (int64_t l = 0; l < micro.lanes; ++l) total += sum[i * micro.lanes + l];
+      dw[group * sums + i] = total;
+    }
+  }
+
+  Geometry g_;
+  Source<T> source_;
+  Planes planes_;
+  bool in_planes_;
+  std::vector<int64_t> off_;
+  std::vector<Piece> pieces_;
+  int64_t chunks_, together_, size_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Step> make_dw(const Geometry& g) {
+  if (ConvDwLines<T>::fits(g)) return std::make_unique<ConvDwLines<T>>(g);
+  return std::make_unique<ConvDw<T>>(g);
+}
+template std::unique_ptr<Step> make_dw<float>(const Geometry&);
+template std::unique_ptr<Step> make_dw<double>(const Geometry&);
+
+}  // namespace knet::cpu::conv
