@@ -1,148 +1,42 @@
-// sort and top: values and indices along one axis, stable, NaN last. Elements become unsigned keys whose order is the
-// wanted one. Where indices are wanted, pairs (key, position) are sorted and the values read through the positions;
-// where only values are, keys alone, which become values again.
-#include <bit>
+// sort: values and indices along one axis, stable, NaN last. Elements become words whose order is the wanted one: keys
+// alone where only values are wanted, which become values again; else keys with positions below them, through which
+// values are read.
+#include <algorithm>
 #include <limits>
-#include <utility>
 #include <vector>
 #include "dtypes.h"
-#include "isa.h"
-#include "isa/select.h"
+#include "keys.h"
 #include "registry.h"
 #include "strided.h"
 #include "threads.h"
+#include "words.h"
 
 namespace knet::cpu {
 namespace {
 
-#ifdef KNET_X86
-const SelectTable& table() { return pick(v2::select_table, v3::select_table, v4::select_table); }
-#else
-const SelectTable& table() { return base::select_table; }
-#endif
-
-template <size_t Bytes>
-using Unsigned = std::conditional_t<Bytes == 1, uint8_t,
-                 std::conditional_t<Bytes == 2, uint16_t, std::conditional_t<Bytes == 4, uint32_t, uint64_t>>>;
-template <class T>
-using KeyOf = Unsigned<sizeof(T)>;
-template <class U>
-constexpr U kSign = U(U(1) << (sizeof(U) * 8 - 1));
-
-// Order of keys = order of values; equal values have equal keys; NaN has the largest in either direction.
-template <class T>
-inline KeyOf<T> key_of(T x, bool descending) {
-  using U = KeyOf<T>;
-  if constexpr (std::is_floating_point_v<T>) {
-    U u = std::bit_cast<U>(x + T(0));  // -0 + 0 is +0
-    u ^= U(-U(u >> (sizeof(T) * 8 - 1))) | kSign<U>;
-    if (descending) u = U(~u);
-    return x != x ? U(~U(0)) : u;
-  } else {
-    U u = U(x);
-    if constexpr (std::is_signed_v<T>) u ^= kSign<U>;
-    return descending ? U(~u) : u;
-  }
-}
-
-// The value that has a key: +0 for either zero, some NaN for any.
-template <class T>
-inline T value_of(KeyOf<T> u, bool descending) {
-  using U = KeyOf<T>;
-  if (descending) u = U(~u);
-  if constexpr (std::is_floating_point_v<T>) return std::bit_cast<T>(U(u ^ (U(U(u >> (sizeof(T) * 8 - 1)) - 1) | kSign<U>)));
-  else if constexpr (std::is_signed_v<T>) return T(u ^ kSign<U>);
-  else return T(u);
-}
-
-// What is sorted. Keys of up to 32 bits and positions below 2^32 travel as one word: key << 32 | position.
-struct Packed {
-  uint64_t word;
-  uint64_t key() const { return word >> 32; }
-  int64_t position() const { return int64_t(uint32_t(word)); }
-  bool operator<(const Packed& o) const { return word < o.word; }
-};
-struct Pair {
-  uint64_t first, second;
-  uint64_t key() const { return first; }
-  int64_t position() const { return int64_t(second); }
-  bool operator<(const Pair& o) const { return (first < o.first) | ((first == o.first) & (second < o.second)); }
-};
-template <class U>
-struct Bare {
-  U word;
-  U key() const { return word; }
-  bool operator<(const Bare& o) const { return word < o.word; }
-};
-template <class T>
-constexpr bool kPacked = sizeof(T) <= 4;
-template <class T>
-using Placed = std::conditional_t<kPacked<T>, Packed, Pair>;
-template <class I, class T>
-constexpr bool kPlaced = std::is_same_v<I, Placed<T>>;
-
-template <class I, class T>
-inline I item(T x, int64_t i, bool descending) {
-  auto k = key_of(x, descending);
-  if constexpr (std::is_same_v<I, Packed>) return {uint64_t(k) << 32 | uint64_t(i)};
-  else if constexpr (std::is_same_v<I, Pair>) return {k, uint64_t(i)};
-  else return {k};
-}
-
-// How keys of some bytes are cut into digits of at most `Most` bits.
-template <int Bytes, int Most>
-struct Digits {
-  static constexpr int kPasses = (8 * Bytes + Most - 1) / Most;
-  static constexpr int kBits = (8 * Bytes + kPasses - 1) / kPasses;
-  static constexpr int64_t kValues = 1 << kBits;
-  template <class I>
-  static size_t of(const I& x, int pass) { return size_t(x.key() >> (pass * kBits)) & size_t(kValues - 1); }
-};
-
-// Least digit first; passes in which all keys agree are skipped. Returns where the result is: a or b.
-template <class D, class I>
-I* radix_sort(I* a, I* b, int64_t n) {
-  uint32_t count[D::kPasses][D::kValues] = {};
-  for (int64_t i = 0; i < n; ++i)
-    for (int d = 0; d < D::kPasses; ++d) ++count[d][D::of(a[i], d)];
-  for (int d = 0; d < D::kPasses; ++d) {
-    uint32_t* at = count[d];
-    if (int64_t(at[D::of(a[0], d)]) == n) continue;
-    for (uint32_t v = 0, sum = 0; v < D::kValues; ++v) sum += std::exchange(at[v], sum);
-    for (int64_t i = 0; i < n; ++i) b[at[D::of(a[i], d)]++] = a[i];
-    std::swap(a, b);
-  }
-  return a;
-}
-
-constexpr int kNarrow = 8, kWide = 11;  // bits of a digit
-
-template <int Bytes, class I>
-I* sort_items(I* a, I* b, int64_t n) {
-  if (n < 16 * Bytes || n >= int64_t(1) << 32) {
-    std::sort(a, a + n);  // items are distinct by position, or equal in all bits: stable
-    return a;
-  }
-  return n < 2048 ? radix_sort<Digits<Bytes, kNarrow>>(a, b, n) : radix_sort<Digits<Bytes, kWide>>(a, b, n);
-}
-
 template <class T>
 class SortStep : public Step {
-  using D = Digits<sizeof(T), kWide>;
-  static constexpr int64_t kLong = 1 << 17, kChunk = 1 << 16, kMostChunks = 64;
+  template <bool Placed>
+  using Word = std::conditional_t<Placed || sizeof(T) == 8, uint64_t, uint32_t>;
+  static constexpr int kKeyBits = 8 * sizeof(T), kMostPositionBits = 32;
+  static constexpr bool kFits = kKeyBits + kMostPositionBits <= 64;
+  static constexpr int64_t kLong = 1 << 16, kChunk = 1 << 14, kMostSide = 64 / sizeof(T);
 
  public:
-  SortStep(Axis axis, bool descending) : axis_(axis), descending_(descending) {
-    rows_ = axis.outer * axis.inner;
-    long_ = axis.n > kLong && rows_ < 8;
-    if (kPacked<T> && axis.n >= int64_t(1) << 32)
+  SortStep(Axis axis, bool descending) : axis_(axis), descending_(descending), chunks_(axis.n, kChunk) {
+    if (axis.n > int64_t(1) << kMostPositionBits)
       throw Error(Error::Value,
                   "[sort] an axis of " + std::to_string(axis.n) + " is too long. Sort parts and merge them.");
-    per_task_ = Split(rows_, (1 << 13) / std::max<int64_t>(1, axis.n));
-    chunks_ = Split(axis.n, std::max(kChunk, ceil_div(axis.n, kMostChunks)));
-    if (long_)
-      scratch_bytes = size_t(axis.n) * 2 * sizeof(Placed<T>) + size_t(chunks_.tasks() * D::kValues) * sizeof(int64_t);
-    cost_ns = 20 + double(rows_ * axis.n) * (axis.n < 64 ? 15 : 2.0 * sizeof(T));
+    position_bits_ = std::bit_width(uint64_t(std::max<int64_t>(axis.n, 1) - 1));
+    const int64_t rows = axis.outer * axis.inner;
+    long_ = axis.n >= kLong && rows < 8;
+    if (long_) scratch_bytes = size_t(axis.n) * 2 * sizeof(uint64_t) + sizeof(int64_t[kSortCounts]);
+    // Lines with gaps are read and written beside their neighbours, a cache line at a time.
+    side_ = std::clamp<int64_t>((1 << 17) / std::max<int64_t>(1, axis.n), 1, kMostSide);
+    side_ = std::clamp<int64_t>(axis.inner, 1, side_);
+    groups_ = ceil_div(axis.inner, side_);
+    per_task_ = Split(axis.outer * groups_, (1 << 13) / std::max<int64_t>(1, axis.n * side_));
+    cost_ns = 20 + double(rows * axis.n) * 5;
   }
 
   bool may_skip(int) const override { return true; }
@@ -151,226 +45,199 @@ class SortStep : public Step {
     const T* x = reinterpret_cast<const T*>(in[0]);
     T* values = reinterpret_cast<T*>(out[0]);
     int64_t* indices = reinterpret_cast<int64_t*>(out[1]);
-    if (rows_ * axis_.n == 0) return;
-    if (indices) sort<Placed<T>>(x, values, indices, scratch);
-    else sort<Bare<KeyOf<T>>>(x, values, indices, scratch);
+    if (axis_.outer * axis_.n * axis_.inner == 0) return;
+    if (indices) sort<true>(x, values, indices, scratch);
+    else if (values) sort<false>(x, values, indices, scratch);
   }
 
  private:
-  template <class I>
+  // How keys become words: (key - least) >> shift, above `low` bits of position, in all `high` bits.
+  struct Cut {
+    uint64_t least = 0;
+    int shift = 0, low = 0, high = kKeyBits;
+  };
+  struct Bounds {
+    uint64_t least = ~uint64_t(0), most = 0;
+  };
+
+  template <bool Placed>
   void sort(const T* x, T* values, int64_t* indices, char* scratch) const {
-    auto place = [&](int64_t row) { return row / axis_.inner * axis_.n * axis_.inner + row % axis_.inner; };
+    using U = Word<Placed>;
+    const int64_t n = axis_.n, inner = axis_.inner;
     auto line = [](auto* p, int64_t at) { return p ? p + at : p; };
     if (long_) {
-      I* a = reinterpret_cast<I*>(scratch);
-      int64_t* counts = reinterpret_cast<int64_t*>(scratch + size_t(axis_.n) * 2 * sizeof(Placed<T>));
-      for (int64_t r = 0; r < rows_; ++r)
-        sort_long(x + place(r), line(values, place(r)), line(indices, place(r)), a, a + axis_.n, counts);
+      U* words = reinterpret_cast<U*>(scratch);
+      int64_t* counts = reinterpret_cast<int64_t*>(scratch + size_t(n) * 2 * sizeof(uint64_t));
+      for (int64_t outer = 0; outer < axis_.outer; ++outer)
+        for (int64_t j = 0; j < inner; ++j) {
+          const int64_t at = outer * n * inner + j;
+          sort_one_long<Placed>(x + at, line(values, at), line(indices, at), words, words + n, counts);
+        }
       return;
     }
     parallel(per_task_.tasks(), cost_ns, [&](int64_t task) {
-      const int64_t n = axis_.n;
-      std::unique_ptr<I[]> items(new I[size_t(n) * 2]);
-      for (int64_t r = per_task_.begin(task); r < per_task_.end(task); ++r) {
-        load(x + place(r), items.get(), 0, n);
-        const I* sorted = sort_items<sizeof(T)>(items.get(), items.get() + n, n);
-        store(x + place(r), sorted, line(values, place(r)), line(indices, place(r)), 0, n);
-        if constexpr (!kPlaced<I, T>) mend(x + place(r), sorted, values + place(r));
+      std::unique_ptr<U[]> words(new U[size_t(n * (side_ + 1))]);
+      for (int64_t g = per_task_.begin(task); g < per_task_.end(task); ++g) {
+        const int64_t first = g % groups_ * side_, side = std::min(side_, inner - first);
+        const int64_t at = g / groups_ * n * inner + first;
+        sort_group<Placed>(x + at, line(values, at), line(indices, at), side, words.get());
       }
     });
   }
 
-  template <class I>
-  void load(const T* x, I* items, int64_t begin, int64_t end) const {
-    const int64_t stride = axis_.inner;
-    if (stride == 1)
-      for (int64_t i = begin; i < end; ++i) items[i] = item<I>(x[i], i, descending_);
-    else
-      for (int64_t i = begin; i < end; ++i) items[i] = item<I>(x[i * stride], i, descending_);
+  // Lines side by side; there are words for one line more.
+  template <bool Placed>
+  void sort_group(const T* x, T* values, int64_t* indices, int64_t side, Word<Placed>* words) const {
+    using U = Word<Placed>;
+    const int64_t n = axis_.n, inner = axis_.inner;
+    U *a[kMostSide], *spare = words + side * n;
+    for (int64_t j = 0; j < side; ++j) a[j] = words + j * n;
+    each(side, 0, n, [&](int64_t i, int64_t j) { a[j][i] = key_of(x[i * inner + j], descending_); });
+    for (int64_t j = 0; j < side; ++j) {
+      Cut cut;
+      if constexpr (Placed) {
+        cut = cut_of(kFits ? Bounds{} : bounds(a[j], 0, n));
+        place(a[j], 0, n, cut);
+      }
+      if (sort_words(a[j], spare, n, cut.low, cut.high) != a[j]) std::swap(a[j], spare);
+      if (cut.shift)
+        for (auto [begin, end] : ties(a[j], 0, n, cut)) break_tie(x + j, a[j], spare, begin, end, cut);
+    }
+    store<Placed>(x, a, values, indices, side, 0, n);
+    if constexpr (!Placed)
+      for (int64_t j = 0; j < side; ++j) mend(x + j, a[j], values + j);
   }
 
-  template <class I>
-  void store(const T* x, const I* items, T* values, int64_t* indices, int64_t begin, int64_t end) const {
-    const int64_t stride = axis_.inner;
-    if constexpr (kPlaced<I, T>) {
-      for (int64_t i = begin; i < end; ++i) indices[i * stride] = items[i].position();
+  template <bool Placed>
+  void sort_one_long(const T* x, T* values, int64_t* indices, Word<Placed>* a, Word<Placed>* b, int64_t* counts) const {
+    const int64_t n = axis_.n, inner = axis_.inner;
+    auto chunks = [&](auto body) {
+      parallel(chunks_.tasks(), double(n), [&](int64_t c) { body(c, chunks_.begin(c), chunks_.end(c)); });
+    };
+    std::vector<Bounds> found(size_t(chunks_.tasks()));
+    chunks([&](int64_t c, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) a[i] = key_of(x[i * inner], descending_);
+      if constexpr (Placed && !kFits) found[size_t(c)] = bounds(a, begin, end);
+    });
+    Cut cut;
+    if constexpr (Placed) {
+      Bounds all;
+      for (const Bounds& f : found) all = {std::min(all.least, f.least), std::max(all.most, f.most)};
+      cut = cut_of(all);
+      chunks([&](int64_t, int64_t begin, int64_t end) { place(a, begin, end, cut); });
+    }
+    if (sort_long(a, b, n, cut.low, cut.high, counts) != a) std::swap(a, b);
+    if (cut.shift) {
+      std::vector<std::vector<std::pair<int64_t, int64_t>>> tied(found.size());
+      chunks([&](int64_t c, int64_t begin, int64_t end) { tied[size_t(c)] = ties(a, begin, end, cut); });
+      chunks([&](int64_t c, int64_t, int64_t) {
+        for (auto [begin, end] : tied[size_t(c)]) break_tie(x, a, b, begin, end, cut);
+      });
+    }
+    chunks([&](int64_t, int64_t begin, int64_t end) { store<Placed>(x, &a, values, indices, 1, begin, end); });
+    if constexpr (!Placed) mend(x, a, values);
+  }
+
+  template <class F>
+  static void each(int64_t side, int64_t begin, int64_t end, F f) {
+    if (side == 1)
+      for (int64_t i = begin; i < end; ++i) f(i, 0);
+    else
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t j = 0; j < side; ++j) f(i, j);
+  }
+
+  template <class U>
+  static Bounds bounds(const U* keys, int64_t begin, int64_t end) {
+    Bounds b;
+    for (int64_t i = begin; i < end; ++i) b = {std::min<uint64_t>(b.least, keys[i]), std::max<uint64_t>(b.most, keys[i])};
+    return b;
+  }
+
+  Cut cut_of(Bounds b) const {
+    if (kFits) return {0, 0, position_bits_, position_bits_ + kKeyBits};
+    const int range = std::bit_width(b.most - b.least), shift = std::max(0, range + position_bits_ - 64);
+    return {b.least, shift, position_bits_, position_bits_ + range - shift};
+  }
+
+  template <class U>
+  static void place(U* words, int64_t begin, int64_t end, Cut cut) {
+    for (int64_t i = begin; i < end; ++i) words[i] = (words[i] - cut.least) >> cut.shift << cut.low | U(i);
+  }
+
+  int64_t position(uint64_t word) const { return int64_t(word & ((uint64_t(1) << position_bits_) - 1)); }
+
+  // Words that begin in [begin, end) and are equal but for their position.
+  template <class U>
+  std::vector<std::pair<int64_t, int64_t>> ties(const U* words, int64_t begin, int64_t end, Cut cut) const {
+    std::vector<std::pair<int64_t, int64_t>> found;
+    auto same = [&](int64_t i) { return i > 0 && i < axis_.n && words[i] >> cut.low == words[i - 1] >> cut.low; };
+    while (begin < end && same(begin)) ++begin;
+    for (int64_t i = begin; i < end; ++i) {
+      if (!same(i + 1)) continue;
+      int64_t last = i + 1;
+      while (same(last + 1)) ++last;
+      found.emplace_back(i, last + 1);
+      i = last;
+    }
+    return found;
+  }
+
+  // By the bits that were shifted out: as many as positions have, at most, so they fit.
+  template <class U>
+  void break_tie(const T* x, U* words, U* spare, int64_t begin, int64_t end, Cut cut) const {
+    const uint64_t least = cut.least + (words[begin] >> cut.low << cut.shift);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t p = position(words[i]);
+      words[i] = U((key_of(x[p * axis_.inner], descending_) - least) << cut.low | uint64_t(p));
+    }
+    U* sorted = sort_words(words + begin, spare + begin, end - begin, cut.low, cut.low + cut.shift);
+    if (sorted != words + begin) std::copy(sorted, sorted + (end - begin), words + begin);
+  }
+
+  template <bool Placed, class U>
+  void store(const T* x, U* const* a, T* values, int64_t* indices, int64_t side, int64_t begin, int64_t end) const {
+    const int64_t inner = axis_.inner;
+    if constexpr (Placed) {
+      each(side, begin, end, [&](int64_t i, int64_t j) { indices[i * inner + j] = position(a[j][i]); });
       if (values)
-        for (int64_t i = begin; i < end; ++i) values[i * stride] = x[items[i].position() * stride];
-    } else if (stride == 1) {
-      for (int64_t i = begin; i < end; ++i) values[i] = value_of<T>(items[i].word, descending_);
+        each(side, begin, end, [&](int64_t i, int64_t j) { values[i * inner + j] = x[position(a[j][i]) * inner + j]; });
     } else {
-      for (int64_t i = begin; i < end; ++i) values[i * stride] = value_of<T>(items[i].word, descending_);
+      each(side, begin, end,
+           [&](int64_t i, int64_t j) { values[i * inner + j] = value_of<T>(KeyOf<T>(a[j][i]), descending_); });
     }
   }
 
   // A key does not tell zeros, or NaN, from one another: these are copied in their old order.
-  void mend(const T* x, const Bare<KeyOf<T>>* sorted, T* values) const {
+  template <class U>
+  void mend(const T* x, const U* sorted, T* values) const {
     if constexpr (std::is_floating_point_v<T>) {
       for (T special : {T(0), std::numeric_limits<T>::quiet_NaN()}) {
-        const Bare<KeyOf<T>> key{key_of(special, descending_)};
+        const U key = key_of(special, descending_);
         auto [from, to] = std::equal_range(sorted, sorted + axis_.n, key);
         T* y = values + (from - sorted) * axis_.inner;
         for (const T* p = x; from < to; p += axis_.inner)
-          if (key_of(*p, descending_) == key.word) *y = *p, y += axis_.inner, ++from;
+          if (key_of(*p, descending_) == key) *y = *p, y += axis_.inner, ++from;
       }
     }
-  }
-
-  // Radix sort as well, each pass in parallel: the chunks are counted, then each writes where its elements belong.
-  template <class I>
-  void sort_long(const T* x, T* values, int64_t* indices, I* a, I* b, int64_t* counts) const {
-    auto each = [&](auto body) { parallel(chunks_.tasks(), double(axis_.n), body); };
-    each([&](int64_t c) { load(x, a, chunks_.begin(c), chunks_.end(c)); });
-    for (int d = 0; d < D::kPasses; ++d) {
-      each([&](int64_t c) {
-        int64_t* count = counts + c * D::kValues;
-        std::fill(count, count + D::kValues, 0);
-        for (int64_t i = chunks_.begin(c), end = chunks_.end(c); i < end; ++i) ++count[D::of(a[i], d)];
-      });
-      int64_t sum = 0, most = 0;
-      for (int64_t v = 0; v < D::kValues; ++v) {
-        int64_t before = sum;
-        for (int64_t c = 0; c < chunks_.tasks(); ++c) sum += std::exchange(counts[c * D::kValues + v], sum);
-        most = std::max(most, sum - before);
-      }
-      if (most == axis_.n) continue;
-      each([&](int64_t c) {
-        int64_t* at = counts + c * D::kValues;
-        for (int64_t i = chunks_.begin(c), end = chunks_.end(c); i < end; ++i) b[at[D::of(a[i], d)]++] = a[i];
-      });
-      std::swap(a, b);
-    }
-    each([&](int64_t c) { store(x, a, values, indices, chunks_.begin(c), chunks_.end(c)); });
-    if constexpr (!kPlaced<I, T>) mend(x, a, values);
   }
 
   Axis axis_;
   bool descending_;
-  int64_t rows_ = 0;
+  Split chunks_, per_task_{0, 1};    // of a long line; of all groups of lines
+  int64_t side_ = 1, groups_ = 1;    // lines in a group, groups around one outer index
+  int position_bits_ = 0;
   bool long_ = false;
-  Split per_task_{0, 1}, chunks_{0, 1};
 };
-
-// The first k of a sorted line, for k much smaller than it: elements are held against the k-th best of those before,
-// and most go no further.
-template <class T>
-class TopStep : public Step {
-  using I = Placed<T>;
-
- public:
-  TopStep(Axis axis, DType dtype, int64_t k, bool largest)
-      : skip_(table().skip[largest][int(dtype)]), axis_(axis), k_(k), room_(k + std::max<int64_t>(k, 32)),
-        largest_(largest) {
-    if (kPacked<T> && axis.n >= int64_t(1) << 32)
-      throw Error(Error::Value,
-                  "[topk] an axis of " + std::to_string(axis.n) + " is too long. Take the best of parts.");
-    rows_ = axis.outer * axis.inner;
-    per_task_ = Split(rows_, (1 << 15) / std::max<int64_t>(1, axis.n));
-    chunks_ = Split(axis.n, rows_ < 8 ? std::max<int64_t>(1 << 16, 8 * k) : axis.n);
-    if (chunks_.tasks() > 1) scratch_bytes = size_t(chunks_.tasks() * k) * sizeof(I);
-    cost_ns = 20 + double(rows_ * axis.n) * (axis.inner == 1 ? 0.5 : 2);
-  }
-
-  bool may_skip(int) const override { return true; }
-
-  void run(char* const* out, const char* const* in, char* scratch) const override {
-    const T* x = reinterpret_cast<const T*>(in[0]);
-    T* values = reinterpret_cast<T*>(out[0]);
-    int64_t* indices = reinterpret_cast<int64_t*>(out[1]);
-    if (rows_ * k_ == 0) return;
-    const int64_t n = axis_.n, inner = axis_.inner;
-    auto store = [&](int64_t row, const I* best) {
-      const T* from = x + place(row, n);
-      for (int64_t i = 0, to = place(row, k_); i < k_; ++i, to += inner) {
-        if (values) values[to] = from[best[i].position() * inner];
-        if (indices) indices[to] = best[i].position();
-      }
-    };
-    if (chunks_.tasks() <= 1) {
-      parallel(per_task_.tasks(), cost_ns, [&](int64_t task) {
-        std::vector<I> best(static_cast<size_t>(room_));
-        for (int64_t row = per_task_.begin(task); row < per_task_.end(task); ++row) {
-          select(x + place(row, n), 0, n, best.data());
-          std::sort(best.data(), best.data() + k_);
-          store(row, best.data());
-        }
-      });
-      return;
-    }
-    I* const found = reinterpret_cast<I*>(scratch);
-    for (int64_t row = 0; row < rows_; ++row) {
-      parallel(chunks_.tasks(), cost_ns / double(rows_), [&](int64_t c) {
-        std::vector<I> best(static_cast<size_t>(room_));
-        int64_t m = select(x + place(row, n), chunks_.begin(c), chunks_.end(c), best.data());
-        std::copy(best.data(), best.data() + m, found + c * k_);
-      });
-      // All chunks but the last have k elements and more.
-      I* end = found + (chunks_.tasks() - 1) * k_ + std::min(k_, n - chunks_.begin(chunks_.tasks() - 1));
-      std::nth_element(found, found + k_ - 1, end);
-      std::sort(found, found + k_);
-      store(row, found);
-    }
-  }
-
- private:
-  int64_t place(int64_t row, int64_t n) const { return row / axis_.inner * n * axis_.inner + row % axis_.inner; }
-
-  // The best k of elements [i, end) of a line, in any order; `best` has room for more. Returns how many there are.
-  int64_t select(const T* x, int64_t i, int64_t end, I* best) const {
-    const int64_t stride = axis_.inner;
-    int64_t m = 0;
-    for (; i < end && m < room_; ++i) best[m++] = item<I>(x[i * stride], i, largest_);
-    T limit;
-    uint64_t limit_key;
-    auto cut = [&] {
-      std::nth_element(best, best + k_ - 1, best + m);
-      m = k_;
-      limit = x[best[k_ - 1].position() * stride];
-      limit_key = best[k_ - 1].key();
-    };
-    if (m <= k_) return m;
-    cut();
-    while (i < end) {
-      if (stride == 1 && limit == limit) i += skip_(x + i, end - i, &limit);
-      for (const int64_t stop = std::min(end, i + kSkip); i < stop; ++i) {
-        const I candidate = item<I>(x[i * stride], i, largest_);
-        if (candidate.key() >= limit_key) continue;
-        best[m++] = candidate;
-        if (m == room_) cut();
-      }
-    }
-    if (m > k_) cut();
-    return m;
-  }
-
-  int64_t (*skip_)(const void*, int64_t, const void*);
-  Axis axis_;
-  int64_t k_, room_;
-  bool largest_;
-  int64_t rows_ = 0;
-  Split per_task_{0, 1}, chunks_{0, 1};
-};
-
-template <class F>
-std::unique_ptr<Step> of_elements(const char* op, DType dtype, F make) {
-  return by_dtype(op, dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
-    return make(std::type_identity<std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>>{});
-  });
-}
 
 Register sorts({Op::sort},
-               [](Op, std::span<const Layout>, std::span<const Layout> in, std::span<const int64_t> attrs) {
-                 return of_elements("sort", in[0].dtype, [&]<class T>(std::type_identity<T>) {
-                   return std::make_unique<SortStep<T>>(Axis(in[0].shape, int(attrs[0])), attrs[1] != 0);
+               [](Op, std::span<const Layout>, std::span<const Layout> in,
+                  std::span<const int64_t> attrs) -> std::unique_ptr<Step> {
+                 return by_dtype("sort", in[0].dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
+                   using E = std::conditional_t<std::is_same_v<T, bool>, uint8_t, T>;
+                   return std::make_unique<SortStep<E>>(Axis(in[0].shape, int(attrs[0])), attrs[1] != 0);
                  });
                });
-Register tops({Op::top},
-              [](Op, std::span<const Layout>, std::span<const Layout> in, std::span<const int64_t> attrs) {
-                return of_elements("topk", in[0].dtype, [&]<class T>(std::type_identity<T>) {
-                  return std::make_unique<TopStep<T>>(Axis(in[0].shape, int(attrs[1])), in[0].dtype, attrs[0],
-                                                      attrs[2] != 0);
-                });
-              });
 
 }  // namespace
 }  // namespace knet::cpu
