@@ -5,6 +5,7 @@ namespace knet::cpu::KNET_ISA {
 namespace {
 
 constexpr int kStreams = 8;  // independent accumulators: an addition takes 4 cycles and two start in each
+constexpr int kFewStreams = 4;  // for short rows: all are joined in the end
 
 template <class T, int L>
 struct VectorOf {
@@ -131,32 +132,42 @@ inline void prefetch(const T* x) {
   __builtin_prefetch(x, 0, 3);
 }
 
+template <class R, int L, class A>
+inline A join_lanes(const A* lane) {
+  if constexpr (L == 1) {
+    return *lane;
+  } else {
+    const Vector<A, L / 2> v = R::join(load<A, L / 2>(lane), load<A, L / 2>(lane + L / 2));
+    A half[L / 2];
+    __builtin_memcpy(half, &v, sizeof half);
+    return join_lanes<R, L / 2>(half);
+  }
+}
+
 // What comes after the n elements lies at `next`.
-template <class R, class T>
+template <int Streams, class R, class T>
 inline typename R::A row(const T* x, int64_t n, const T* next) {
   using A = typename R::A;
   constexpr int L = kVectorBytes / int(sizeof(A));
   A acc = R::identity;
   int64_t i = 0;
   if (n >= L) {
-    Vector<A, L> a[kStreams];
+    Vector<A, L> a[Streams];
     for (auto& v : a) v = Vector<A, L>{} + A(R::identity);
     constexpr int64_t kLine = 64 / sizeof(T), kFar = kAhead / int64_t(sizeof(T));
-    for (; i + kStreams * L <= n; i += kStreams * L) {
+    for (; i + Streams * L <= n; i += Streams * L) {
       const T* far = i + kFar < n ? x + i + kFar : next + (i + kFar - n);
 #pragma GCC unroll 8
-      for (int64_t j = 0; j < kStreams * L; j += kLine) prefetch(far + j);
+      for (int64_t j = 0; j < Streams * L; j += kLine) prefetch(far + j);
 #pragma GCC unroll 8
-      for (int s = 0; s < kStreams; ++s) a[s] = R::join(a[s], R::template read<L>(load<T, L>(x + i + s * L)));
+      for (int s = 0; s < Streams; ++s) a[s] = R::join(a[s], R::template read<L>(load<T, L>(x + i + s * L)));
     }
     for (; i + L <= n; i += L) a[0] = R::join(a[0], R::template read<L>(load<T, L>(x + i)));
-    for (int half = kStreams / 2; half; half /= 2)
+    for (int half = Streams / 2; half; half /= 2)
       for (int s = 0; s < half; ++s) a[s] = R::join(a[s], a[s + half]);
     A lane[L];
     __builtin_memcpy(lane, &a[0], sizeof lane);
-    for (int half = L / 2; half; half /= 2)
-      for (int s = 0; s < half; ++s) lane[s] = R::join(lane[s], lane[s + half]);
-    acc = lane[0];
+    acc = join_lanes<R, L>(lane);
   }
   for (; i < n; ++i) acc = R::join(acc, R::read(x[i]));
   return acc;
@@ -181,7 +192,9 @@ void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int6
       // Blocks keep the error of long double-precision sums that of a short one.
       for (int64_t i = 0; i < n; i += 8192) {
         const bool last = n - i <= 8192;
-        acc[k] = R::join(acc[k], row<R, T>(x + i, last ? n - i : 8192, last ? x + count_stride : x + i + 8192));
+        const T* next = last ? x + count_stride : x + i + 8192;
+        acc[k] = R::join(acc[k], n < 4 * kStreams * L ? row<kFewStreams, R>(x, n, next)
+                                                  : row<kStreams, R>(x + i, last ? n - i : 8192, next));
       }
     } else {
       A a[2] = {acc[k], R::identity};
@@ -236,17 +249,25 @@ void cols(const void* from, int64_t cols, int64_t rows, int64_t row_stride, void
   A* acc = static_cast<A*>(to);
   // Without gaps several rows side by side are one wide row, folded at the end: for vectors if they are narrow, and
   // pages are read one after the other (256 columns: 22 GB/s instead of 13).
-  constexpr int64_t kWidest = 1024;
-  const int64_t fold = (rows * cols >= 32 * kWidest ? kWidest : 256) / cols;
-  if (fold >= 2 && row_stride == cols && rows >= 4 * fold) {
+  constexpr int64_t kWidest = 1024, L = kVectorBytes / int(sizeof(A));
+  int64_t fold = (rows * cols >= 32 * kWidest ? kWidest : 256) / cols;
+  if (fold > rows / 4) fold = rows / 4;
+  int64_t even = L;  // rows that make whole vectors
+  for (int64_t c = cols; c % 2 == 0 && even > 1; c /= 2) even /= 2;
+  if (fold > even) fold -= fold % even;
+  if (fold >= 2 && row_stride == cols) {
     A wide[kWidest];
     for (int64_t i = 0; i < fold * cols; ++i) wide[i] = R::identity;
     int64_t whole = rows / fold;
     wide_cols<R, T>(x, fold * cols, whole, fold * cols, wide);
-    for (const A* w = wide; w < wide + fold * cols; w += cols)
-      for (int64_t c = 0; c < cols; ++c) acc[c] = R::join(acc[c], w[c]);
     x += whole * fold * cols;
     rows -= whole * fold;
+    for (; fold > 1; fold -= fold / 2) {
+      const int64_t half = fold / 2 * cols;
+      const A* upper = wide + fold * cols - half;
+      for (int64_t i = 0; i < half; ++i) wide[i] = R::join(wide[i], upper[i]);
+    }
+    for (int64_t c = 0; c < cols; ++c) acc[c] = R::join(acc[c], wide[c]);
   }
   wide_cols<R, T>(x, cols, rows, row_stride, acc);
 }
