@@ -1,7 +1,9 @@
 // Values as unsigned numbers in the same order.
 #pragma once
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 namespace knet::cpu {
@@ -20,9 +22,11 @@ inline KeyOf<T> key_of(T x, bool descending) {
   using U = KeyOf<T>;
   if constexpr (std::is_floating_point_v<T>) {
     U u = std::bit_cast<U>(x + T(0));  // -0 + 0 is +0
+    // Not x != x, which might trap: loops with it do not become vectors.
+    const bool nan = U(u & ~kSign<U>) > std::bit_cast<U>(std::numeric_limits<T>::infinity());
     u ^= U(-U(u >> (sizeof(T) * 8 - 1))) | kSign<U>;
     if (descending) u = U(~u);
-    return x != x ? U(~U(0)) : u;
+    return nan ? U(~U(0)) : u;
   } else {
     U u = U(x);
     if constexpr (std::is_signed_v<T>) u ^= kSign<U>;

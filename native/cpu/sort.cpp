@@ -89,10 +89,10 @@ class SortStep : public Step {
   template <bool Placed>
   void sort_group(const T* x, T* values, int64_t* indices, int64_t side, Word<Placed>* words) const {
     using U = Word<Placed>;
-    const int64_t n = axis_.n, inner = axis_.inner;
+    const int64_t n = axis_.n;
     U *a[kMostSide], *spare = words + side * n;
     for (int64_t j = 0; j < side; ++j) a[j] = words + j * n;
-    each(side, 0, n, [&](int64_t i, int64_t j) { a[j][i] = key_of(x[i * inner + j], descending_); });
+    each(side, 0, n, [&](int64_t i, int64_t j, int64_t at) { a[j][i] = key_of(x[at], descending_); });
     for (int64_t j = 0; j < side; ++j) {
       Cut cut;
       if constexpr (Placed) {
@@ -110,13 +110,13 @@ class SortStep : public Step {
 
   template <bool Placed>
   void sort_one_long(const T* x, T* values, int64_t* indices, Word<Placed>* a, Word<Placed>* b, int64_t* counts) const {
-    const int64_t n = axis_.n, inner = axis_.inner;
+    const int64_t n = axis_.n;
     auto chunks = [&](auto body) {
       parallel(chunks_.tasks(), double(n), [&](int64_t c) { body(c, chunks_.begin(c), chunks_.end(c)); });
     };
     std::vector<Bounds> found(size_t(chunks_.tasks()));
     chunks([&](int64_t c, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) a[i] = key_of(x[i * inner], descending_);
+      each(1, begin, end, [&](int64_t i, int64_t, int64_t at) { a[i] = key_of(x[at], descending_); });
       if constexpr (Placed && !kFits) found[size_t(c)] = bounds(a, begin, end);
     });
     Cut cut;
@@ -138,19 +138,24 @@ class SortStep : public Step {
     if constexpr (!Placed) mend(x, a, values);
   }
 
+  // f(position, line, offset) for all elements of lines side by side.
   template <class F>
-  static void each(int64_t side, int64_t begin, int64_t end, F f) {
-    if (side == 1)
-      for (int64_t i = begin; i < end; ++i) f(i, 0);
+  void each(int64_t side, int64_t begin, int64_t end, F f) const {
+    const int64_t inner = axis_.inner;
+    if (inner == 1)
+      for (int64_t i = begin; i < end; ++i) f(i, 0, i);  // vectors
     else
       for (int64_t i = begin; i < end; ++i)
-        for (int64_t j = 0; j < side; ++j) f(i, j);
+        for (int64_t j = 0; j < side; ++j) f(i, j, i * inner + j);
   }
 
   template <class U>
   static Bounds bounds(const U* keys, int64_t begin, int64_t end) {
     Bounds b;
-    for (int64_t i = begin; i < end; ++i) b = {std::min<uint64_t>(b.least, keys[i]), std::max<uint64_t>(b.most, keys[i])};
+    for (int64_t i = begin; i < end; ++i) {
+      b.least = std::min<uint64_t>(b.least, keys[i]);
+      b.most = std::max<uint64_t>(b.most, keys[i]);
+    }
     return b;
   }
 
@@ -171,14 +176,13 @@ class SortStep : public Step {
   template <class U>
   std::vector<std::pair<int64_t, int64_t>> ties(const U* words, int64_t begin, int64_t end, Cut cut) const {
     std::vector<std::pair<int64_t, int64_t>> found;
-    auto same = [&](int64_t i) { return i > 0 && i < axis_.n && words[i] >> cut.low == words[i - 1] >> cut.low; };
-    while (begin < end && same(begin)) ++begin;
-    for (int64_t i = begin; i < end; ++i) {
-      if (!same(i + 1)) continue;
-      int64_t last = i + 1;
-      while (same(last + 1)) ++last;
-      found.emplace_back(i, last + 1);
-      i = last;
+    auto same = [&](int64_t i) { return (words[i] ^ words[i + 1]) >> cut.low == 0; };  // with the next
+    const int64_t last = axis_.n - 1;
+    for (int64_t i = begin; i < std::min(end, last); ++i) {
+      if (!same(i)) continue;
+      const int64_t first = i;
+      while (i < last && same(i)) ++i;
+      if (first > begin || begin == 0 || !same(begin - 1)) found.emplace_back(first, i + 1);
     }
     return found;
   }
@@ -197,14 +201,16 @@ class SortStep : public Step {
 
   template <bool Placed, class U>
   void store(const T* x, U* const* a, T* values, int64_t* indices, int64_t side, int64_t begin, int64_t end) const {
-    const int64_t inner = axis_.inner;
     if constexpr (Placed) {
-      each(side, begin, end, [&](int64_t i, int64_t j) { indices[i * inner + j] = position(a[j][i]); });
+      each(side, begin, end, [&](int64_t i, int64_t j, int64_t at) { indices[at] = position(a[j][i]); });
       if (values)
-        each(side, begin, end, [&](int64_t i, int64_t j) { values[i * inner + j] = x[position(a[j][i]) * inner + j]; });
+        each(side, begin, end, [&](int64_t i, int64_t j, int64_t at) {
+          values[at] = x[position(a[j][i]) * axis_.inner + j];
+        });
     } else {
-      each(side, begin, end,
-           [&](int64_t i, int64_t j) { values[i * inner + j] = value_of<T>(KeyOf<T>(a[j][i]), descending_); });
+      each(side, begin, end, [&](int64_t i, int64_t j, int64_t at) {
+        values[at] = value_of<T>(KeyOf<T>(a[j][i]), descending_);
+      });
     }
   }
 
@@ -214,10 +220,15 @@ class SortStep : public Step {
     if constexpr (std::is_floating_point_v<T>) {
       for (T special : {T(0), std::numeric_limits<T>::quiet_NaN()}) {
         const U key = key_of(special, descending_);
-        auto [from, to] = std::equal_range(sorted, sorted + axis_.n, key);
-        T* y = values + (from - sorted) * axis_.inner;
-        for (const T* p = x; from < to; p += axis_.inner)
-          if (key_of(*p, descending_) == key) *y = *p, y += axis_.inner, ++from;
+        const U *at = sorted, *const end = sorted + axis_.n;
+        if (end[-1] < key) continue;
+        for (int64_t half, left = axis_.n; left > 1; left -= half) {  // without branches, for the sake of short lines
+          half = left / 2;
+          at += at[half - 1] < key ? half : 0;
+        }
+        T* y = values + (at - sorted) * axis_.inner;
+        for (const T* p = x; at < end && *at == key; p += axis_.inner)
+          if (key_of(*p, descending_) == key) *y = *p, y += axis_.inner, ++at;
       }
     }
   }

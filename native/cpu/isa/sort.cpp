@@ -62,7 +62,9 @@ struct Masked {
 template <>
 struct Words<uint32_t> : Masked<uint32_t> {
   using V = __m512i;
-  static V load(const uint32_t* p, int64_t left) { return _mm512_mask_loadu_epi32(_mm512_set1_epi32(-1), first(left), p); }
+  static V load(const uint32_t* p, int64_t left) {
+    return _mm512_mask_loadu_epi32(_mm512_set1_epi32(-1), first(left), p);
+  }
   static void store(uint32_t* p, int64_t left, V v) { _mm512_mask_storeu_epi32(p, first(left), v); }
   static void store_where(uint32_t* p, Mask m, V v) { _mm512_mask_storeu_epi32(p, m, v); }
   static V all(uint32_t x) { return _mm512_set1_epi32(int(x)); }
@@ -82,7 +84,9 @@ struct Words<uint32_t> : Masked<uint32_t> {
 template <>
 struct Words<uint64_t> : Masked<uint64_t> {
   using V = __m512i;
-  static V load(const uint64_t* p, int64_t left) { return _mm512_mask_loadu_epi64(_mm512_set1_epi64(-1), first(left), p); }
+  static V load(const uint64_t* p, int64_t left) {
+    return _mm512_mask_loadu_epi64(_mm512_set1_epi64(-1), first(left), p);
+  }
   static void store(uint64_t* p, int64_t left, V v) { _mm512_mask_storeu_epi64(p, first(left), v); }
   static void store_where(uint64_t* p, Mask m, V v) { _mm512_mask_storeu_epi64(p, m, v); }
   static V all(uint64_t x) { return _mm512_set1_epi64(int64_t(x)); }
@@ -113,10 +117,15 @@ class Network {
 
   // n words at x, sorted, to `to`, which may be x.
   static void sort(const U* x, U* to, int64_t n) {
+    const int64_t half = (n + 2 * kLanes - 1) / (2 * kLanes);
     if (n <= kLanes) vectors<1>(x, to, n);
-    else if (n <= 2 * kLanes) vectors<2>(x, to, n);
-    else if (n <= 4 * kLanes) vectors<4>(x, to, n);
-    else if (n <= 8 * kLanes) vectors<8>(x, to, n);
+    else if (half <= 1) vectors<2>(x, to, n);
+    else if (half <= 2) vectors<4>(x, to, n);
+    else if (half <= 3) vectors<6>(x, to, n);
+    else if (half <= 4) vectors<8>(x, to, n);
+    else if (half <= 5) vectors<10>(x, to, n);
+    else if (half <= 6) vectors<12>(x, to, n);
+    else if (half <= 7) vectors<14>(x, to, n);
     else vectors<16>(x, to, n);
   }
 
@@ -132,10 +141,11 @@ class Network {
   }
 
   // The bitonic network, words numbered through all vectors: groups of K / 2 are sorted and become groups of K. The
-  // first step compares with the mirrored group, so that all orders are upwards.
+  // first step compares with the mirrored group, so that all orders are upwards. Vectors from N on would have the
+  // greatest words, which stay where they are.
   template <int N, int K>
   static inline __attribute__((always_inline)) void bitonic(V* v) {
-    if constexpr (K <= N * kLanes) {
+    if constexpr (K < 2 * N * kLanes) {
       if constexpr (K <= kLanes) {
 #pragma GCC unroll 16
         for (int i = 0; i < N; ++i) v[i] = W::template order<K / 2>(v[i], W::template across<K - 1>(v[i]));
@@ -145,6 +155,7 @@ class Network {
         for (int g = 0; g < N; g += G)
 #pragma GCC unroll 16
           for (int i = 0; i < G / 2; ++i) {
+            if (g + G - 1 - i >= N) continue;
             V &a = v[g + i], &b = v[g + G - 1 - i];
             const V mirrored = W::template across<kLanes - 1>(b);
             b = W::template across<kLanes - 1>(W::max(a, mirrored));
@@ -161,7 +172,7 @@ class Network {
     if constexpr (J >= kLanes) {
 #pragma GCC unroll 16
       for (int i = 0; i < N; ++i)
-        if (!(i & (J / kLanes))) {
+        if (!(i & (J / kLanes)) && i + J / kLanes < N) {
           V &a = v[i], &b = v[i + J / kLanes];
           const V least = W::min(a, b);
           b = W::max(a, b);
@@ -182,6 +193,8 @@ class Quick {
   using W = Words<U>;
   using Mask = typename W::Mask;
   static constexpr int kLanes = W::kLanes;
+  // Stores wait for their cache lines, unless these were asked for: 4096 words and more took half as long again.
+  static constexpr int64_t kAhead = 512 / sizeof(U);
 
  public:
   // Sorts n words at `from`; the result lies there if `stay`, else at `other`. Both are written over.
@@ -242,9 +255,13 @@ class Quick {
       const auto v = _mm512_loadu_si512(x + i);
       const Mask below = W::below(v, pivot);
       const int count = __builtin_popcount(below);
-      _mm512_storeu_si512(front, W::pack(below, v));  // the rest of the vector is within what is still to be written
+      // The rest of the vector is within what is still to be written.
+      _mm512_storeu_si512(front, W::pack(below, v));
       front += count;
-      W::store_where(front + (n - i - kLanes), Mask(unsigned(Mask(~0)) >> count), W::pack(Mask(~below), v));
+      U* const back = front + (n - i - kLanes);
+      W::store_where(back, Mask(unsigned(Mask(~0)) >> count), W::pack(Mask(~below), v));
+      __builtin_prefetch(front + kAhead, 1);
+      __builtin_prefetch(back - kAhead, 1);
     }
     if (i < n) {
       const Mask left = W::first(n - i);
