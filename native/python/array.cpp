@@ -1,5 +1,5 @@
 // KnetArray, the native type: its slots record operations. Indexing is in index.cpp, the ways in and out of Python in
-// operand.cpp, convert.cpp and dlpack.cpp; methods that are functions as well (x.sum() is knet.sum(x)) come from one
+// operand.h, convert.cpp and dlpack.cpp; methods that are functions as well (x.sum() is knet.sum(x)) come from one
 // table.
 #include "python/array.h"
 
