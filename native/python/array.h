@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include <utility>
+#include <vector>
 #include "trace/trace.h"
 
 namespace knet {
@@ -121,8 +122,10 @@ bool has_knet_array(PyObject* list, int depth = 0);
 PyObject* array_object(HostArray&&);
 PyObject* array_from(PyObject* obj, PyObject* dtype, PyObject* device);  // knet.array
 
-// ---- the ways out (convert.cpp)
+// ---- the ways out (numbers.cpp, convert.cpp)
 
+extern PyMethodDef kNumberMethods[];
+extern PyType_Slot kNumberSlots[];
 PyObject* element(const Handle&, int64_t at);  // one element as a Python number
 PyObject* read_only_view(PyObject* array);     // memoryview, without the check for tracked values
 void refuse_tracked(const Handle&, const char* op);
@@ -132,6 +135,11 @@ extern PyType_Slot kBufferSlots[];
 // ---- operators (operators.cpp)
 extern PyType_Slot kOperatorSlots[];
 PyObject* equal(PyObject* a, PyObject* b);  // a == b elementwise, or NotImplemented
+
+// ---- attributes and methods (methods.cpp)
+extern PyGetSetDef kAttributes[];
+std::vector<PyMethodDef> all_methods();  // those of all files
+PyObject* module_attribute(const char* module, const char* name);
 
 // ---- indexing (index.cpp)
 PyObject* get_index(PyObject* x, PyObject* key);
