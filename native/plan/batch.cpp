@@ -15,9 +15,8 @@
 // column sums, of members of stacks, and chains of scatters are joined likewise. This changes the order in which numbers are
 // added up, by the plan alone: the same program gives the same bits.
 #include <algorithm>
-#include <unordered_map>
+#include <utility>
 
-#include "plan/bump.h"
 #include "plan/pipeline.h"
 #include "plan/products.h"
 #include "plan/slices.h"
@@ -37,7 +36,38 @@ constexpr int kLiftDepth = 8;
 // Operands of a node that may become one of a group.
 constexpr int kMostOperands = 8;
 
-using Values = std::vector<uint32_t, Bump<uint32_t>>;
+using Values = List<uint32_t>;
+
+// From a number of 64 bits to one of 32, kNone if there is none yet. Open addressing.
+class Table {
+ public:
+  uint32_t& operator[](uint64_t key) {
+    if (2 * count_ >= slots_.size()) grow();
+    Slot& s = find(key);
+    if (!s.used) s = {key, kNone, true}, ++count_;
+    return s.value;
+  }
+
+ private:
+  struct Slot {
+    uint64_t key;
+    uint32_t value;
+    bool used = false;
+  };
+  List<Slot> slots_;
+  size_t count_ = 0;
+  Slot& find(uint64_t key) {
+    const size_t mask = slots_.size() - 1;
+    size_t i = (key * 0x9e3779b97f4a7c15ull >> 32) & mask;
+    while (slots_[i].used && slots_[i].key != key) i = (i + 1) & mask;
+    return slots_[i];
+  }
+  void grow() {
+    const List<Slot> old = std::exchange(slots_, List<Slot>(std::max<size_t>(64, 2 * slots_.size())));
+    for (const Slot& s : old)
+      if (s.used) find(s.key) = s;
+  }
+};
 
 class Batcher {
  public:
@@ -49,14 +79,12 @@ class Batcher {
       if (missing_[i] == 0) arrive(i);
     settle();
     for (;;) {
-      Bucket* next = nullptr;
-      for (Bucket* b : waiting_)
-        if (!next || b->height > next->height) next = b;
-      if (!next) break;
+      uint32_t next = kNone;
+      for (uint32_t b : waiting_)
+        if (next == kNone || bucket_list_[b].height > bucket_list_[next].height) next = b;
+      if (next == kNone) break;
       std::erase(waiting_, next);
-      Values nodes = std::move(next->nodes);
-      next->nodes.clear();
-      next->height = 0;
+      Values nodes = std::exchange(bucket_list_[next], {}).nodes;
       std::erase_if(nodes, [&](uint32_t i) { return done_[i]; });
       if (!nodes.empty()) fire(std::move(nodes));
       settle();
@@ -70,7 +98,6 @@ class Batcher {
   }
 
  private:
-  Blocks::Scope scope_;  // of all Values
   Graph g_, out_;
   std::string* told_;
 
@@ -94,30 +121,36 @@ class Batcher {
     uint32_t value;
   };
 
-  std::vector<uint32_t> map_;       // value of g_ -> value of out_; kNone: not made, or only as part of a stack
-  std::vector<Seat> seat_;          // value of g_ -> where it is in a stack
-  std::vector<Stack> stacks_;
-  std::vector<uint32_t> use_at_;    // value of g_ -> its uses are uses_[use_at_[v] .. use_at_[v + 1])
-  std::vector<Use> uses_;
-  std::vector<uint32_t> height_;    // node -> longest way to the end
-  std::vector<uint32_t> missing_;   // node -> operands that are not available yet
-  std::vector<uint8_t> available_;  // node: could be emitted now, or has been
-  std::vector<uint8_t> done_;       // node: emitted, or part of something that is
-  std::vector<uint8_t> result_;     // value of g_: asked for
-  std::unordered_map<uint64_t, Bucket> buckets_;
-  std::vector<Bucket*> waiting_;
+  List<uint32_t> map_;       // value of g_ -> value of out_; kNone: not made, or only as part of a stack
+  List<Seat> seat_;          // value of g_ -> where it is in a stack
+  List<Stack> stacks_;
+  List<uint32_t> use_at_;    // value of g_ -> its uses are uses_[use_at_[v] .. use_at_[v + 1])
+  List<Use> uses_;
+  List<uint32_t> height_;    // node -> longest way to the end
+  List<uint32_t> missing_;   // node -> operands that are not available yet
+  List<uint8_t> available_;  // node: could be emitted now, or has been
+  List<uint8_t> done_;       // node: emitted, or part of something that is
+  List<uint8_t> result_;     // value of g_: asked for
+  Table buckets_;                   // signature -> of bucket_list_
+  List<Bucket> bucket_list_;
+  Values waiting_;                  // buckets that are not empty
   Values arrived_;
   Values on_right_, on_left_;       // value of g_ -> products in which it is the right-hand (left-hand) matrix
   Values role_;                     // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
-  std::vector<std::vector<Term>> sums_;  // what each adds up
-  std::vector<Values> scatters_;         // each chain, first to last
-  std::vector<uint8_t> absorbed_;   // node: computed as part of a sum
+  List<List<Term>> sums_;           // what each adds up
+  List<Values> scatters_;           // each chain, first to last
+  List<uint8_t> absorbed_;   // node: computed as part of a sum
   Values summed_in_;                // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
-  std::unordered_map<int64_t, uint32_t> numbers_;
-  std::unordered_map<uint32_t, std::vector<std::pair<Values, uint32_t>>> lifted_;
+  Table numbers_;                   // integer -> constant of out_
+  struct Lifted {
+    Values of;
+    uint32_t stack, next;           // value of out_; another that begins with the same value, or kNone
+  };
+  List<Lifted> lifted_;
+  Values lifted_at_;                // value of g_ -> the latest of lifted_ that begins with it, or kNone
   static constexpr uint32_t kScatters = 1u << 31;
 
-  const std::vector<Term>* sum_at(uint32_t i) const { return role_[i] < kScatters ? &sums_[role_[i]] : nullptr; }
+  const List<Term>* sum_at(uint32_t i) const { return role_[i] < kScatters ? &sums_[role_[i]] : nullptr; }
   const Values* scatters_at(uint32_t i) const {
     return role_[i] >= kScatters && role_[i] != kNone ? &scatters_[role_[i] - kScatters] : nullptr;
   }
@@ -151,6 +184,7 @@ class Batcher {
     absorbed_.assign(n_nodes, false);
     summed_in_.assign(n_values, kNone);
     role_.assign(n_nodes, kNone);
+    lifted_at_.assign(n_values, kNone);
     on_right_.assign(n_values, 0);
     on_left_.assign(n_values, 0);
     for (const auto& n : g_.nodes)
@@ -174,7 +208,7 @@ class Batcher {
     for (uint32_t i = uint32_t(g_.nodes.size()); i-- > 0;) {
       const auto& n = g_.nodes[i];
       if (n.op != Op::add || absorbed_[i] || !is_float(spec(n.out).dtype)) continue;
-      std::vector<Term> terms;
+      List<Term> terms;
       Values inner;
       uint32_t products = 0, columns = 0;
       stack.assign({g_.in(n)[1], g_.in(n)[0]});
@@ -266,8 +300,13 @@ class Batcher {
         provide(i);
         continue;
       }
-      Bucket& b = buckets_[s];
-      if (b.nodes.empty()) waiting_.push_back(&b);
+      uint32_t& at = buckets_[s];
+      if (at == kNone) {
+        at = uint32_t(bucket_list_.size());
+        bucket_list_.emplace_back();
+      }
+      Bucket& b = bucket_list_[at];
+      if (b.nodes.empty()) waiting_.push_back(at);
       b.nodes.push_back(i);
       b.height = std::max(b.height, height_[i] + 1);
     }
@@ -314,18 +353,16 @@ class Batcher {
   // ------------------------------------------------------------------------------------------ single values
 
   uint32_t number(int64_t i) {
-    auto [it, fresh] = numbers_.try_emplace(i, kNone);
-    if (fresh) it->second = out_.constant({.i = i}, DType::I64);
-    return it->second;
+    uint32_t& v = numbers_[uint64_t(i)];
+    if (v == kNone) v = out_.constant({.i = i}, DType::I64);
+    return v;
   }
   uint32_t reshape(uint32_t v, const Shape& s, int32_t line) {
     if (out_.made(v).op == Op::reshape) v = out_.in(out_.made(v))[0];
     if (out_.values[v].shape == s) return v;
     Spec to = out_.values[v];
     to.shape = s;
-    std::vector<int64_t> attrs{s.rank};
-    attrs.insert(attrs.end(), s.begin(), s.end());
-    return out_.add(Op::reshape, {&v, 1}, attrs, {&to, 1}, line);
+    return out_.add(Op::reshape, {&v, 1}, ShapeWords(s), {&to, 1}, line);
   }
   uint32_t transpose(uint32_t v, int32_t line) {
     Spec to = out_.values[v];
@@ -474,9 +511,8 @@ class Batcher {
   // The same for operands of a group: what makes small operands is batched as well, if it is alike.
   uint32_t lifted(const Values& vs, int depth = 0) {
     if (in_order(vs)) return stacked(vs);
-    if (auto k = lifted_.find(vs[0]); k != lifted_.end())
-      for (const auto& [known, c] : k->second)
-        if (known == vs) return c;
+    for (uint32_t k = lifted_at_[vs[0]]; k != kNone; k = lifted_[k].next)
+      if (lifted_[k].of == vs) return lifted_[k].stack;
     uint32_t c = kNone;
     if (depth < kLiftDepth) {
       const Values makers = fresh_makers(vs);
@@ -488,7 +524,8 @@ class Batcher {
       take_seats(vs, c, true);
       for (uint32_t v : vs) done_[g_.maker[v]] = true;
     }
-    lifted_[vs[0]].emplace_back(vs, c);
+    lifted_.push_back({vs, c, lifted_at_[vs[0]]});
+    lifted_at_[vs[0]] = uint32_t(lifted_.size() - 1);
     return c;
   }
 
@@ -558,7 +595,7 @@ class Batcher {
     const int64_t count = int64_t(nodes.size());
     bool same[kMostOperands];
     if (n.n_in > kMostOperands || n.n_in == 0) return kNone;
-    std::vector<Values> in(n.n_in);
+    Values in[kMostOperands];
     bool any = false;
     for (size_t j = 0; j < n.n_in; ++j) {
       in[j] = operands(nodes, j);
@@ -571,7 +608,7 @@ class Batcher {
     const Spec one = spec(n.out);
     Spec all = one;
     all.shape = stacked_shape(size_t(count), one.shape);
-    std::vector<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
+    List<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
 
     if (info(n.op).kind == Kind::Elementwise) {
       for (size_t j = 0; j < n.n_in; ++j) {
@@ -717,16 +754,16 @@ class Batcher {
     Values nodes;
     bool kept = true;
   };
-  std::vector<Follower> followers_;
+  List<Follower> followers_;
   struct Claim {
     uint32_t set = kNone, at = 0;
   };
-  std::vector<Claim> claimed_;  // node -> its place in a follower set
+  List<Claim> claimed_;  // node -> its place in a follower set
 
   void extend(const Values& group) {
     followers_.clear();
     claimed_.resize(g_.nodes.size());
-    std::vector<Values> todo(1);
+    List<Values> todo(1);
     for (uint32_t i : group) todo[0].push_back(g_.nodes[i].out);
     while (!todo.empty()) {
       const Values vs = std::move(todo.back());
@@ -823,7 +860,7 @@ class Batcher {
 
   void emit_sum(uint32_t i) {
     const auto& n = g_.nodes[i];
-    const std::vector<Term> terms = std::move(sums_[role_[i]]);
+    const List<Term> terms = std::move(sums_[role_[i]]);
     uint32_t sum = kNone;
     auto plus = [&](uint32_t v) {
       const uint32_t in[] = {sum, v};
@@ -835,7 +872,7 @@ class Batcher {
       const Shape* shape;
       Values list;
     };
-    std::vector<Alike> kinds;
+    List<Alike> kinds;
     for (const Term& t : terms) {
       const Shape* shape = &spec(t.what == Term::Other ? t.value : g_.in(g_.made(t.value))[0]).shape;
       if (t.what == Term::Other && (seat_[t.value].stack == kNone || !small(t.value))) {
@@ -950,7 +987,7 @@ class Batcher {
     std::ranges::stable_sort(of, {}, [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); });
     if (list.size() >= kManyProducts && in_order(of)) {
       const auto& n = g_.made(list[0]);
-      std::vector<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
+      List<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
       attrs.insert(attrs.begin() + 1, 0);
       ++attrs[0];
       for (int64_t k = 1; k < attrs[0]; ++k) attrs[size_t(k) + 1] = k;
@@ -1009,12 +1046,12 @@ Graph batch(Graph g, std::string* told) {
   g = push_slices(split_products(std::move(g)));
   join_slices(g);
   // Most plans have no matrix in more than one product.
-  std::vector<uint32_t> count(g.values.size());
+  List<uint32_t> count(g.values.size());
   bool any = false;
   for (const auto& n : g.nodes)
     if (is_plain_product(g, n)) any |= ++count[g.in(n)[1]] > 1 || (g.values[n.out].shape[1] == 1 && ++count[g.in(n)[0]] > 1);
   if (any) g = Batcher(std::move(g), told).run();
-  return accumulate_products(g) ? prune(g) : g;
+  return accumulate_products(g) ? prune(std::move(g)) : g;
 }
 
 }  // namespace knet

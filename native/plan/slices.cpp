@@ -31,7 +31,7 @@ class Pusher {
     for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
     for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
     for (uint32_t v : g_.outputs) out_.outputs.push_back(map_[v]);
-    return prune(out_);
+    return prune(std::move(out_));
   }
 
  private:
@@ -111,7 +111,7 @@ Graph push_slices(Graph g) {
 }
 
 void join_slices(Graph& g) {
-  std::vector<uint32_t> uses;
+  List<uint32_t> uses;
   struct Part {
     int64_t start, length;
     uint32_t value;
@@ -125,7 +125,7 @@ void join_slices(Graph& g) {
     }
     // From the last of the chain down to the zeros.
     const int64_t axis = g.attr(g.nodes[i])[1];
-    std::vector<Part> parts;
+    List<Part> parts;
     uint32_t v = g.nodes[i].out;
     bool good = true;
     for (; good && g.made(v).op == Op::slice_add; v = g.in(g.made(v))[0]) {

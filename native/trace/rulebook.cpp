@@ -44,11 +44,11 @@ Template Capture::finish(std::span<const int64_t> results) {
   return t;
 }
 
-std::vector<int64_t> Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line) const {
-  std::vector<uint32_t> map(operands.begin(), operands.end());
+void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line, List<int64_t>& into) const {
+  List<uint32_t> map, in;
   map.reserve(specs.size());
+  map.assign(operands.begin(), operands.end());
   size_t scalar = 0;
-  std::vector<uint32_t> in;
   for (size_t w = 0; w < words.size();) {
     Head h = Head::unpack(words[w]);
     std::span<const int64_t> attrs(words.data() + w + 1 + h.n_in, h.n_attr);
@@ -57,21 +57,19 @@ std::vector<int64_t> Template::instantiate(Graph& g, std::span<const uint32_t> o
     if (h.op == Op::scalar) {
       map.push_back(g.constant(scalars[scalar++], DType(attrs[0] & 0xff)));
     } else if (info(h.op).kind == Kind::Compound) {
-      std::vector<const Spec*> s;
+      List<const Spec*> s;
       for (uint32_t v : in) s.push_back(&g.values[v]);
-      std::vector<Spec> copies;  // instantiating may move g.values, which `s` points into
-      for (auto* p : s) copies.push_back(*p);
-      for (size_t i = 0; i < s.size(); ++i) s[i] = &copies[i];
-      for (int64_t r : expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line)) map.push_back(uint32_t(r));
+      List<int64_t> inner;
+      expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line, inner);
+      for (int64_t r : inner) map.push_back(uint32_t(r));
     } else {
       uint32_t out = g.add(h.op, in, attrs, line);
       for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
     }
     w += 1 + h.n_in + h.n_attr;
   }
-  std::vector<int64_t> r;
-  for (int32_t v : results) r.push_back(v < 0 ? -1 : int64_t(map[size_t(v)]));
-  return r;
+  into.clear();
+  for (int32_t v : results) into.push_back(v < 0 ? -1 : int64_t(map[size_t(v)]));
 }
 
 RuleSource& rule_source() {
