@@ -83,9 +83,9 @@ class Batcher {
       for (uint32_t b : waiting_)
         if (next == kNone || bucket_list_[b].height > bucket_list_[next].height) next = b;
       if (next == kNone) break;
-      std::erase(waiting_, next);
+      erase_if(waiting_, [&](uint32_t b) { return b == next; });
       Values nodes = std::exchange(bucket_list_[next], {}).nodes;
-      std::erase_if(nodes, [&](uint32_t i) { return done_[i]; });
+      erase_if(nodes, [&](uint32_t i) { return done_[i]; });
       if (!nodes.empty()) fire(std::move(nodes));
       settle();
     }

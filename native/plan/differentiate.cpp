@@ -44,10 +44,9 @@ class Backward {
   List<uint32_t> grads_;         // per value: its gradient so far
   uint32_t first_ = 0;           // the earliest node that makes a leaf
   // Of the operation that is being differentiated; members, so that their memory is used again.
-  List<uint32_t> in_, operands_;
-  List<Spec> specs_;
-  List<const Spec*> pointers_;
-  List<int64_t> attrs_, results_;
+  List<uint32_t> operands_;
+  List<const Spec*> specs_;
+  List<int64_t> results_;
 
   static bool passes(Op op) {
     return op == Op::param || op == Op::alias;
@@ -77,48 +76,34 @@ class Backward {
     for (uint32_t i = 0; i < node.n_out; ++i)
       if (grads_[node.out + i] != kNone) has_dy |= 1ull << i;
     if (!has_dy || !node.n_in) return;
-    in_.assign(g_.in(node).begin(), g_.in(node).end());
-    const List<uint32_t>& in = in_;
-    bool any = false;
-    for (uint32_t v : in) any |= needed_[v];
-    if (!any) return;
-    if (passes(node.op)) return add(in[0], grads_[node.out]);
-
     uint64_t needs = 0;
-    if (node.n_in > 64) {  // concatenations of very many: all or none
-      needs = ~0ull;
-    } else {
-      for (size_t i = 0; i < in.size(); ++i)
-        if (needed_[in[i]]) needs |= 1ull << i;
-    }
-    const OpInfo& about = info(node.op);
-    List<uint32_t>& operands = operands_;
-    operands.clear();
+    bool any = false;
+    for (size_t i = 0; i < node.n_in; ++i)
+      if (needed_[g_.in(node)[i]]) {
+        any = true;
+        needs |= 1ull << (i & 63);
+      }
+    if (!any) return;
+    if (passes(node.op)) return add(g_.in(node)[0], grads_[node.out]);
+    if (node.n_in > 64) needs = ~0ull;  // concatenations of very many: all or none
+
+    operands_.clear();
+    specs_.clear();
     for (uint32_t i = 0; i < node.n_out; ++i)
-      if (has_dy >> i & 1) operands.push_back(grads_[node.out + i]);
-    for (uint32_t i = 0; i < node.n_out; ++i) operands.push_back(node.out + i);
-    operands.insert(operands.end(), in.begin(), in.end());
-    // Elementwise rules do not look at shapes: one template serves all.
-    List<Spec>& specs = specs_;
-    specs.clear();
-    for (uint32_t i = 0; i < node.n_out; ++i) specs.push_back(g_.values[node.out + i]);
-    for (uint32_t v : in) specs.push_back(g_.values[v]);
-    for (Spec& s : specs) {
-      s.weak = false;
-      if (about.kind == Kind::Elementwise) s.shape.rank = 0;
-    }
-    List<const Spec*>& pointers = pointers_;
-    pointers.clear();
-    for (Spec& s : specs) pointers.push_back(&s);
-    List<int64_t>& attrs = attrs_;
-    attrs.assign(g_.attr(node).begin(), g_.attr(node).end());
-    Signature sig{node.op, attrs, {pointers.data() + node.n_out, in.size()}, {pointers.data(), node.n_out}, has_dy, needs};
-    derivative(sig)->instantiate(g_, operands, node.line, results_);
+      if (has_dy >> i & 1) operands_.push_back(grads_[node.out + i]);
+    for (uint32_t i = 0; i < node.n_out; ++i) operands_.push_back(node.out + i);
+    for (uint32_t v : g_.in(node)) operands_.push_back(v);
+    const std::span in(operands_.end() - node.n_in, operands_.end());
+    for (uint32_t v : in) specs_.push_back(&g_.values[v]);
+    for (uint32_t i = 0; i < node.n_out; ++i) specs_.push_back(&g_.values[node.out + i]);
+    const std::span specs(specs_);
+    const Signature sig{node.op, g_.attr(node), specs.first(node.n_in), specs.subspan(node.n_in), has_dy, needs};
+    derivative(sig)->instantiate(g_, operands_, node.line, results_);
     size_t r = 0;
     for (size_t i = 0; i < in.size(); ++i) {
       bool asked = node.n_in > 64 || (needs >> i & 1);
       if (!asked) continue;
-      int64_t d = results_.at(r++);
+      int64_t d = results_[r++];
       if (d >= 0 && needed_[in[i]]) add(in[i], fit(uint32_t(d), g_.values[in[i]]));
     }
   }

@@ -36,22 +36,15 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   n.attr_at = uint32_t(attrs.size());
   n.out = uint32_t(values.size());
   n.line = line;
-  // The arguments may be parts of these very pools; growing a pool would leave them dangling.
+  // The arguments may be parts of these very pools: a list that grows leaves its old memory as it was.
   auto append = []<class T>(List<T>& pool, std::span<const T> more) {
-    const T* from = more.data();
-    const size_t size = pool.size(), n = more.size();
-    if (pool.capacity() < size + n) [[unlikely]] {
-      const bool inside = from >= pool.data() && from < pool.data() + size;
-      const size_t at = inside ? size_t(from - pool.data()) : 0;
-      pool.reserve(std::max(2 * pool.capacity(), size + n));
-      if (inside) from = pool.data() + at;
-    }
-    for (size_t i = 0; i < n; ++i) pool.push_back(from[i]);
+    T* to = pool.more(more.size());
+    for (const T& x : more) *to++ = x;
   };
   append(ins, in);
   append(attrs, attr_words);
   append(values, specs);
-  maker.insert(maker.end(), specs.size(), uint32_t(nodes.size()));
+  for (uint32_t *m = maker.more(specs.size()), *end = m + specs.size(); m != end; ++m) *m = uint32_t(nodes.size());
   nodes.push_back(n);
   return n.out;
 }

@@ -38,7 +38,8 @@ class Capture {
   uint32_t formals_ = 0;
 };
 
-// A signature: what a template depends on.
+// A signature: what a template depends on. (A derivative does not depend on whether its operands are weak, and that of an
+// elementwise operation not on their shapes: one template serves all.)
 struct Signature {
   Op op;
   std::span<const int64_t> attrs;
