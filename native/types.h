@@ -30,6 +30,13 @@ DType to_float(DType);
 
 inline constexpr int kMaxRank = 12;
 
+// A copy of fixed size is two moves; planning copies shapes all the time, and nearly all have few dimensions.
+inline void copy_dims(int64_t* to, const int64_t* from, int rank) {
+  constexpr int kFew = 4;
+  std::memcpy(to, from, sizeof(int64_t) * kFew);
+  if (rank > kFew) [[unlikely]] std::memcpy(to + kFew, from + kFew, sizeof(int64_t) * size_t(rank - kFew));
+}
+
 // Dimensions, outermost first. Plain data: copied freely, compared by value.
 struct Shape {
   int32_t rank = 0;
@@ -40,11 +47,8 @@ struct Shape {
   explicit Shape(std::span<const int64_t> d);        // throws if the rank is above kMaxRank
   Shape(const Shape& o) { *this = o; }
   Shape& operator=(const Shape& o) {
-    // A copy of fixed size is two moves; a planner copies shapes all the time, and nearly all have few dimensions.
-    constexpr int kFew = 4;
     rank = o.rank;
-    std::memcpy(dim, o.dim, sizeof(int64_t) * kFew);
-    if (rank > kFew) [[unlikely]] std::memcpy(dim + kFew, o.dim + kFew, sizeof(int64_t) * size_t(rank - kFew));
+    copy_dims(dim, o.dim, rank);
     return *this;
   }
   int64_t operator[](int i) const { return dim[i]; }

@@ -1051,7 +1051,8 @@ Graph batch(Graph g, std::string* told) {
   for (const auto& n : g.nodes)
     if (is_plain_product(g, n)) any |= ++count[g.in(n)[1]] > 1 || (g.values[n.out].shape[1] == 1 && ++count[g.in(n)[0]] > 1);
   if (any) g = Batcher(std::move(g), told).run();
-  return accumulate_products(g) ? prune(std::move(g)) : g;
+  if (!accumulate_products(g)) return g;
+  return prune(std::move(g));
 }
 
 }  // namespace knet

@@ -131,7 +131,14 @@ class List {
   void push_back(const T& x) { new (more(1)) T(x); }
   void push_back(T&& x) { new (more(1)) T(std::move(x)); }
   T& emplace_back(auto&&... args) { return *new (more(1)) T(std::forward<decltype(args)>(args)...); }
-  void resize(size_t n, const T& x = T()) {
+  void resize(size_t n) {
+    if constexpr (std::is_scalar_v<T>) return resize(n, T());
+    const size_t old = size_;
+    if (n > old) more(n - old);
+    size_ = n;
+    for (size_t i = old; i < n; ++i) new (data_ + i) T;
+  }
+  void resize(size_t n, const T& x) {
     const size_t old = size_;
     if (n > old) more(n - old);
     size_ = n;

@@ -242,7 +242,8 @@ Graph split_products(Graph g) {
     if (is_plain_product(g, n)) many |= ++count[g.in(n)[1]] >= 2 * kManyProducts;
     parts |= joins_columns(g, n) || (n.op == Op::slice && g.made(g.in(n)[0]).op == Op::matmul);
   }
-  return many && parts ? Splitter(std::move(g)).run() : g;
+  if (!many || !parts) return g;
+  return Splitter(std::move(g)).run();
 }
 
 bool accumulate_products(Graph& g) {

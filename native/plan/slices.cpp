@@ -107,7 +107,8 @@ class Pusher {
 Graph push_slices(Graph g) {
   bool any = false;
   for (const auto& n : g.nodes) any |= n.op == Op::slice && info(g.made(g.in(n)[0]).op).kind == Kind::Elementwise;
-  return any ? Pusher(std::move(g)).run() : g;
+  if (!any) return g;
+  return Pusher(std::move(g)).run();
 }
 
 void join_slices(Graph& g) {
