@@ -169,7 +169,8 @@ class Batcher {
     result_.assign(n_values, false);
     for (uint32_t v : g_.outputs) result_[v] = true;
     use_at_.assign(n_values + 1, 0);
-    for (uint32_t v : g_.ins) ++use_at_[v + 1];
+    for (const auto& n : g_.nodes)  // (there may be words in `ins` that no node has any longer)
+      for (uint32_t v : g_.in(n)) ++use_at_[v + 1];
     for (size_t v = 0; v < n_values; ++v) use_at_[v + 1] += use_at_[v];
     uses_.resize(g_.ins.size());
     Values at(use_at_.begin(), use_at_.end() - 1);

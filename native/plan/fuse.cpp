@@ -36,7 +36,8 @@ class Fuser : Groups {
   Schedule run() {
     const size_t n = graph.nodes.size();
     reserve(n);
-    for (uint32_t v : graph.ins) ++values[v].uses;
+    for (const Graph::Node& node : graph.nodes)
+      for (uint32_t v : graph.in(node)) ++values[v].uses;
     for (uint32_t v : graph.outputs) ++values[v].uses;
     for (size_t i = 0; i < n; ++i) visit(uint32_t(i));
     results();
