@@ -112,7 +112,7 @@ class Batcher {
     uint32_t stack = kNone, at = 0;
   };
   struct Stack {
-    uint32_t value;  // of out_: (count, *shape of a member)
+    uint32_t value;  // of out_: as many elements as (count, *shape of a member), in this order
     uint32_t count;
     uint32_t seen = kNone;  // the same under the shape that was asked for last
   };
@@ -141,6 +141,7 @@ class Batcher {
   List<Values> scatters_;           // each chain, first to last
   List<uint8_t> absorbed_;   // node: computed as part of a sum
   Values summed_in_;                // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
+  Values reshaped_, transposed_;    // value of out_ -> a reshape, the transpose of it; kNone or beyond the end: none yet
   Table numbers_;                   // integer -> constant of out_
   struct Lifted {
     Values of;
@@ -358,18 +359,33 @@ class Batcher {
     if (v == kNone) v = out_.constant({.i = i}, DType::I64);
     return v;
   }
+  // The view of v that was made last, for it is often asked for again.
+  static uint32_t& last(Values& views, uint32_t v) {
+    if (v >= views.size()) views.resize(v + 1 + v / 2, kNone);
+    return views[v];
+  }
   uint32_t reshape(uint32_t v, const Shape& s, int32_t line) {
     if (out_.made(v).op == Op::reshape) v = out_.in(out_.made(v))[0];
     if (out_.values[v].shape == s) return v;
-    Spec to = out_.values[v];
-    to.shape = s;
-    return out_.add(Op::reshape, {&v, 1}, ShapeWords(s), {&to, 1}, line);
+    uint32_t& known = last(reshaped_, v);
+    if (known == kNone || !(out_.values[known].shape == s)) {
+      Spec to = out_.values[v];
+      to.shape = s;
+      known = out_.add(Op::reshape, {&v, 1}, ShapeWords(s), {&to, 1}, line);
+    }
+    return known;
   }
   uint32_t transpose(uint32_t v, int32_t line) {
-    Spec to = out_.values[v];
-    std::swap(to.shape[0], to.shape[1]);
-    const int64_t attrs[] = {2, 1, 0};
-    return out_.add(Op::transpose, {&v, 1}, attrs, {&to, 1}, line);
+    const auto& made = out_.made(v);
+    if (made.op == Op::transpose && out_.attr(made)[0] == 2) return out_.in(made)[0];  // one that moves nothing is no node
+    uint32_t& known = last(transposed_, v);
+    if (known == kNone) {
+      Spec to = out_.values[v];
+      std::swap(to.shape[0], to.shape[1]);
+      const int64_t attrs[] = {2, 1, 0};
+      known = out_.add(Op::transpose, {&v, 1}, attrs, {&to, 1}, line);
+    }
+    return known;
   }
   // Rows from .. from + count - 1.
   uint32_t rows(uint32_t v, int64_t from, int64_t count, int32_t line) {
@@ -523,6 +539,7 @@ class Batcher {
       c = stacked(vs);
     } else {
       take_seats(vs, c, true);
+      c = reshape(c, stacked_shape(vs.size(), spec(vs[0]).shape), g_.made(vs[0]).line);
       for (uint32_t v : vs) done_[g_.maker[v]] = true;
     }
     lifted_.push_back({vs, c, lifted_at_[vs[0]]});
@@ -590,7 +607,8 @@ class Batcher {
            spec(g_.in(n)[1]).shape.rank == 1;
   }
 
-  // One node for all of these (alike); its result is (count, *shape of a result). kNone: that cannot be.
+  // One node for all of these (alike). It makes their results one after the other: (count, *shape of a result) under this or
+  // another shape. kNone: that cannot be.
   uint32_t together(const Values& nodes, int depth = 0) {
     const Graph::Node n = g_.nodes[nodes[0]];
     const int64_t count = int64_t(nodes.size());
@@ -629,9 +647,9 @@ class Batcher {
         now[1] = reshape(now[1], Shape{count * each}, n.line);
         Spec flat = one;
         flat.shape[0] *= count;
-        return reshape(out_.add(n.op, now, attrs, {&flat, 1}, n.line), all.shape, n.line);
+        return out_.add(n.op, now, attrs, {&flat, 1}, n.line);
       }
-      case Op::reshape: return reshape(now[0], all.shape, n.line);
+      case Op::reshape: return now[0];
       case Op::broadcast_to: {
         const Shape& s = spec(in[0][0]).shape;
         Shape wide{count};
@@ -663,7 +681,7 @@ class Batcher {
     now[1] = right ? in[1] : transpose(in[0], n.line);
     Spec flat = all;
     flat.shape = Shape{count * m, columns};
-    return reshape(out_.add(Op::matmul, now, {}, {&flat, 1}, n.line), all.shape, n.line);
+    return out_.add(Op::matmul, now, {}, {&flat, 1}, n.line);
   }
 
   void tell(const Values& nodes) {

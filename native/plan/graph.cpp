@@ -39,12 +39,13 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   // The arguments may be parts of these very pools: a list that grows leaves its old memory as it was.
   auto append = []<class T>(List<T>& pool, std::span<const T> more) {
     T* to = pool.more(more.size());
-    for (const T& x : more) *to++ = x;
+    for (size_t i = 0; i < more.size(); ++i) to[i] = more[i];
   };
   append(ins, in);
   append(attrs, attr_words);
   append(values, specs);
-  for (uint32_t *m = maker.more(specs.size()), *end = m + specs.size(); m != end; ++m) *m = uint32_t(nodes.size());
+  uint32_t* makers = maker.more(specs.size());
+  for (size_t i = 0; i < specs.size(); ++i) makers[i] = uint32_t(nodes.size());
   nodes.push_back(n);
   return n.out;
 }
