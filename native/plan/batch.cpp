@@ -410,6 +410,12 @@ class Batcher {
 
   // Emits a node, and before it what it needs, in the old order.
   void demand(uint32_t node) {
+    if (done_[node]) return;
+    const auto had = [&](uint32_t v) { return map_[v] != kNone || seat_[v].stack != kNone; };
+    if (role_[node] == kNone && std::ranges::all_of(g_.in(g_.nodes[node]), had)) {
+      done_[node] = true;
+      return emit(node);
+    }
     Values todo{node}, list;
     while (!todo.empty()) {
       const uint32_t i = todo.back();
@@ -418,7 +424,7 @@ class Batcher {
       done_[i] = true;
       list.push_back(i);
       const auto need = [&](uint32_t v) {
-        if (map_[v] == kNone && seat_[v].stack == kNone) todo.push_back(g_.maker[v]);
+        if (!had(v)) todo.push_back(g_.maker[v]);
       };
       if (const auto* terms = sum_at(i)) {
         for (const Term& t : *terms)
@@ -442,8 +448,10 @@ class Batcher {
       seat_[n.out] = seat_[g_.in(n)[0]];
       return;
     }
-    Values in;
-    for (uint32_t v : g_.in(n)) in.push_back(value(v));
+    uint32_t few[kMostOperands];
+    Values many(n.n_in > kMostOperands ? n.n_in : 0);
+    const std::span in(many.empty() ? few : many.data(), n.n_in);
+    for (uint32_t j = 0; j < n.n_in; ++j) in[j] = value(g_.in(n)[j]);
     const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
     for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
   }
@@ -491,6 +499,7 @@ class Batcher {
     }
     // Pieces: runs of neighbours in a stack, and single values, joined along a new first axis.
     Values pieces;
+    pieces.reserve(vs.size());
     for (size_t i = 0; i < vs.size();) {
       size_t end = i + 1;
       const Seat first = seat_[vs[i]];
@@ -550,8 +559,9 @@ class Batcher {
   // The nodes that make these, if they are alike, wait for somebody to ask for them, and cost nothing to batch: small, or
   // elementwise.
   Values fresh_makers(const Values& vs) const {
-    Values makers;
     if (!small(vs[0]) && info(g_.made(vs[0]).op).kind != Kind::Elementwise) return {};
+    Values makers;
+    makers.reserve(vs.size());
     for (uint32_t v : vs) {
       const uint32_t i = g_.maker[v];
       if (done_[i] || is_given(v) || absorbed_[i] || role_[i] != kNone) return {};
@@ -577,6 +587,7 @@ class Batcher {
   }
   Values operands(const Values& nodes, size_t j) const {
     Values vs;
+    vs.reserve(nodes.size());
     for (uint32_t i : nodes) vs.push_back(g_.in(g_.nodes[i])[j]);
     return vs;
   }
@@ -623,6 +634,7 @@ class Batcher {
     }
     if (!any || !stackable(n, {same, n.n_in})) return kNone;
     Values now;
+    now.reserve(n.n_in);
     for (size_t j = 0; j < n.n_in; ++j) now.push_back(same[j] ? value(in[j][0]) : lifted(in[j], depth));
     const Spec one = spec(n.out);
     Spec all = one;
@@ -757,6 +769,7 @@ class Batcher {
     if (c == kNone) return false;
     tell(nodes);
     Values vs;
+    vs.reserve(nodes.size());
     for (uint32_t i : nodes) {
       vs.push_back(g_.nodes[i].out);
       done_[i] = true;

@@ -187,6 +187,19 @@ class List {
   }
 };
 
+// The same memory for the standard library's containers of nodes.
+template <class T>
+struct Bump {
+  using value_type = T;
+  Bump() = default;
+  template <class U>
+  Bump(const Bump<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(Blocks::here().take(n * sizeof(T))); }
+  void deallocate(T*, size_t) {}
+  template <class U>
+  bool operator==(const Bump<U>&) const { return true; }
+};
+
 template <class T, class If>
 void erase_if(List<T>& list, If when) {
   list.erase(std::remove_if(list.begin(), list.end(), when), list.end());

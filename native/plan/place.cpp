@@ -36,8 +36,9 @@ int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t 
   for (uint32_t k = 0; k < n_kernels; ++k) first[k + 1] += first[k];
   auto at = first;
   for (uint32_t p : which) ending[at[pieces[p].death]++] = p;
-  std::map<int64_t, int64_t> holes;               // offset -> bytes
-  std::set<std::pair<int64_t, int64_t>> by_size;  // (bytes, offset)
+  using Hole = std::pair<int64_t, int64_t>;
+  std::map<int64_t, int64_t, std::less<>, Bump<std::pair<const int64_t, int64_t>>> holes;  // offset -> bytes
+  std::set<Hole, std::less<>, Bump<Hole>> by_size;                                         // (bytes, offset)
   int64_t top = 0, most = 0;
   size_t next = 0;
   for (uint32_t k = 0; k < n_kernels; ++k) {

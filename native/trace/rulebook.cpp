@@ -47,15 +47,18 @@ Template Capture::finish(std::span<const int64_t> results) {
 }
 
 void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line, List<int64_t>& into) const {
-  List<uint32_t> map, in;
+  constexpr size_t kFew = 8;
+  uint32_t few[kFew];
+  List<uint32_t> map, many;
   map.reserve(specs.size());
   map.assign(operands.begin(), operands.end());
   size_t scalar = 0;
   for (size_t w = 0; w < words.size();) {
     Head h = Head::unpack(words[w]);
     std::span<const int64_t> attrs(words.data() + w + 1 + h.n_in, h.n_attr);
-    in.clear();
-    for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(map[size_t(words[w + 1 + i])]);
+    if (h.n_in > kFew) many.resize(h.n_in);
+    const std::span in(h.n_in > kFew ? many.data() : few, h.n_in);
+    for (uint32_t i = 0; i < h.n_in; ++i) in[i] = map[size_t(words[w + 1 + i])];
     if (h.op == Op::scalar) {
       map.push_back(g.constant(scalars[scalar++], DType(attrs[0] & 0xff)));
     } else if (info(h.op).kind == Kind::Compound) {
