@@ -12,8 +12,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 class Backward {
  public:
   explicit Backward(Graph& g) : g_(g) {}

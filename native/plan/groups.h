@@ -15,8 +15,6 @@
 
 namespace knet {
 
-constexpr uint32_t kNone = ~0u;
-
 // Where a value is: in memory (or not made by a kernel), made by a group, waiting for its readers (deferred, free: see
 // fuse.cpp), or without elements.
 enum class State : uint8_t { Memory, Grouped, Deferred, Free, Empty };

@@ -15,7 +15,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
 constexpr int64_t kAlign = 64;  // a cache line, and the widest vector
 
 int64_t aligned(int64_t bytes, int64_t to = kAlign) { return (bytes + to - 1) / to * to; }

@@ -7,8 +7,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 // Start and length of a slice of rank-2 x along one axis, by steps of 1 from a fixed place.
 struct Part {
   uint32_t matrix;  // of which it is a part

@@ -10,8 +10,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 // Which nodes the outputs need. Inputs and scalars always stay: their order is the order of binding.
 List<uint8_t> live_nodes(const Graph& g, const List<uint32_t>& instead) {
   List<uint8_t> live(g.nodes.size());

@@ -6,8 +6,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 class Pusher {
  public:
   explicit Pusher(Graph g) : g_(std::move(g)) {}
@@ -128,6 +126,7 @@ void join_slices(Graph& g) {
     const int64_t axis = g.attr(g.nodes[i])[1];
     List<Part> parts;
     uint32_t v = g.nodes[i].out;
+    int64_t left = g.values[v].shape[int(axis)];
     bool good = true;
     for (; good && g.made(v).op == Op::slice_add; v = g.in(g.made(v))[0]) {
       const auto& n = g.made(v);
@@ -137,8 +136,9 @@ void join_slices(Graph& g) {
       if (!good) break;
       const uint32_t part = g.in(n)[1];
       parts.push_back({g.attr(g.made(g.in(n)[2]))[1], g.values[part].shape[int(axis)], part});
+      left -= parts.back().length;
     }
-    if (!good || parts.size() < 2) continue;
+    if (!good || left || parts.size() < 2) continue;
     const auto& zeros = g.made(v);
     if (zeros.op != Op::broadcast_to) continue;
     const auto& zero = g.made(g.in(zeros)[0]);
