@@ -145,7 +145,7 @@ template <class T>
 int64_t Gemm<T>::pieces(int64_t m, int64_t n, int64_t k) {
   // Narrow tiles cost: 128x1024x512 (b^T) took 0.92 ms in 8 tiles of 128x64, 1.22 in 32 of 42x64.
   const double ns = double(m) * double(n) * double(k) / (5 * micro_of<T>().lanes);
-  return std::clamp<int64_t>(int64_t(ns / 15e3), 1, std::clamp<int64_t>(int64_t(ns / 100e3), 8, 16));
+  return std::clamp<int64_t>(int64_t(ns / 15e3), 1, std::clamp<int64_t>(int64_t(ns / 25e3), 8, 16));
 }
 
 template <class T>
@@ -355,7 +355,7 @@ class FloatMatmul final : public Step {
  public:
   FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of(q)), part_((q.k + parts_ - 1) / parts_) {
     const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
-    const int64_t pieces = Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
+    const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
     gemm_ = Gemm<T>(q.m, q.n, part_, pieces, q.csa != 1);
     last_ = Gemm<T>(q.m, q.n, q.k - (parts_ - 1) * part_, pieces, q.csa != 1);
     cost_ns = gemm_.cost_ns() * double(products);
