@@ -163,10 +163,14 @@ Graph Runner::graph(std::span<const uint32_t> outputs) const {
     Head h = Head::unpack(t_.words_[w]);
     in.clear();
     for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(base + uint32_t(t_.words_[w + 1 + i]));
-    specs.clear();
-    for (uint32_t i = 0; i < h.n_out; ++i) specs.push_back(t_.values_[v + i].spec);
+    std::span<const Spec> made(&t_.values_[v].spec, 1);
+    if (h.n_out != 1) {  // rare
+      specs.clear();
+      for (uint32_t i = 0; i < h.n_out; ++i) specs.push_back(t_.values_[v + i].spec);
+      made = specs;
+    }
     std::span<const int64_t> attrs(t_.words_.data() + w + 1 + h.n_in, h.n_attr);
-    uint32_t out = g.add(h.op, in, attrs, specs, int32_t(v));
+    uint32_t out = g.add(h.op, in, attrs, made, int32_t(v));
     if (h.op == Op::scalar) g.scalars.push_back(out);
     v += h.n_out;
     w += 1 + h.n_in + h.n_attr;
