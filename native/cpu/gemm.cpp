@@ -473,14 +473,18 @@ std::unique_ptr<Step> make_matmul(Op, std::span<const Layout> out, std::span<con
   }
 }
 
+// A column-major b is turned by each tile that reads it, which for 128x1024x256 is a quarter of the work. So many
+// products of the same b are worth a copy, by rows.
+constexpr uint32_t kTurnOnce = 8;
+
 // The matrices row- or column-major, the batch dimensions anyhow.
-bool accepts_matmul(Op, int input, const Layout& l) {
+bool accepts_matmul(Op, int input, const Layout& l, uint32_t readers) {
   const int r = l.shape.rank;
   if (input == 2) return l.is_contiguous();
   const int64_t rows = l.shape[r - 2], cols = l.shape[r - 1], rs = l.stride[r - 2], cs = l.stride[r - 1];
   bool row_major = (cs == 1 || cols == 1) && (rs >= cols || rows == 1);
   bool col_major = (rs == 1 || rows == 1) && (cs >= rows || cols == 1);
-  return row_major || col_major;
+  return row_major || (col_major && !(input == 1 && r == 2 && readers >= kTurnOnce));
 }
 
 const Register matmul({Op::matmul}, make_matmul, accepts_matmul);

@@ -151,7 +151,7 @@ class Fuser : Groups {
     for (uint32_t j = 0; j < n.n_in; ++j) {
       uint32_t u = graph.ins[n.in_at + j];
       const Layout& layout = views[u].layout;
-      if (n.op != Op::copy && !in_place && !layout.is_contiguous() && !device_.accepts(n.op, int(j), layout))
+      if (n.op != Op::copy && !in_place && !layout.is_contiguous() && !device_.accepts(n.op, int(j), layout, values[u].uses))
         graph.ins[n.in_at + j] = u = copy(u);
       depth = std::max(depth, in_memory(u));
     }
