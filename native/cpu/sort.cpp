@@ -7,9 +7,9 @@
 #include "dtypes.h"
 #include "keys.h"
 #include "registry.h"
+#include "sort_words.h"
 #include "strided.h"
 #include "threads.h"
-#include "words.h"
 
 namespace knet::cpu {
 namespace {

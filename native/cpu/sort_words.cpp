@@ -1,4 +1,4 @@
-#include "words.h"
+#include "sort_words.h"
 #include <algorithm>
 #include <utility>
 #include <vector>
