@@ -39,11 +39,14 @@ class ConvDxTurned final : public Step {
     for (int64_t i = 0; i < steps[0]; ++i)
       for (int64_t j = 0; j < steps[1]; ++j)
         for (int64_t k = 0; k < steps[2]; ++k) {
-          Phase p{{i, j, k}, weights_, {}, nullptr};
+          Phase p{{i, j, k}, weights_, 0, {}, nullptr};
           const Axes a = phase_axes(g, p.at, &p.taps);
-          weights_ += g.groups * g.in_channels * g.out_channels * int64_t(p.taps.size());
           if (!p.taps.empty()) {
-            p.sweep = std::make_unique<Sweep<T>>(source_, a, g.out_channels, g.in_channels, tasks_.d, tasks_.per_share);
+            p.sweep = std::make_unique<Sweep<T>>(source_, a, g.out_channels, g.in_channels, tasks_.d, tasks_.per_share,
+                                                 g.images);
+            p.group_weights = p.sweep->packed_weights;
+            if (p.group_weights == 0) p.group_weights = g.in_channels * g.out_channels * int64_t(p.taps.size());
+            weights_ += g.groups * p.group_weights;
             sum += p.sweep->cost_ns;
           } else {
             woven_ = true;  // zeros
@@ -64,7 +67,7 @@ class ConvDxTurned final : public Step {
     size_t packed = 0, parts = 0;
     for (const Phase& p : phases_)
       if (p.sweep) {
-        packed = std::max(packed, p.sweep->packed_bytes());
+        packed = std::max(packed, p.sweep->room());
         parts += woven_ ? size_t(p.sweep->size(0)) : 0;
       }
     parts *= size_t(g_.in_channels) * sizeof(T);
@@ -82,9 +85,8 @@ class ConvDxTurned final : public Step {
         if (!p.sweep) continue;
         const int64_t size = woven_ ? p.sweep->size(share) : p.sweep->plane();
         T* y = woven_ ? part : to + p.sweep->begin(share);
-        p.sweep->run(share, from,
-                     turned + p.weights + image % g_.groups * g_.in_channels * g_.out_channels * int64_t(p.taps.size()),
-                     y, size, reinterpret_cast<T*>(area + room));
+        p.sweep->run(share, from, turned + p.weights + image % g_.groups * p.group_weights, y, size,
+                     reinterpret_cast<T*>(area + room), {});
         made.back() = y;
         if (woven_) part += g_.in_channels * size;
       }
@@ -101,6 +103,7 @@ class ConvDxTurned final : public Step {
   struct Phase {
     int64_t at[3];
     int64_t weights;             // where its weights begin in the scratch
+    int64_t group_weights;       // elements of each group's
     std::vector<int64_t> taps;   // which elements of the window they are
     std::unique_ptr<Sweep<T>> sweep;
   };
@@ -127,11 +130,36 @@ class ConvDxTurned final : public Step {
     }
     return a;
   }
+  // For vectors along the channels, all phases at once: a filter's window at some channels becomes rows of panels.
+  void pack(const T* w, T* to) const {
+    const int64_t width = 2 * micro_of<T>().lanes, window = g_.window(), c_n = g_.in_channels, o_n = g_.out_channels;
+    const int64_t panels = (c_n + width - 1) / width;
+    if (std::none_of(phases_.begin(), phases_.end(), [](const Phase& p) { return packed(p); })) return;
+    parallel(g_.groups * panels, double(g_.groups * c_n * o_n * window) * 0.3, [&](int64_t task) {
+      const int64_t group = task / panels, c = task % panels * width;
+      T* rows = static_cast<T*>(workspace(1, size_t(window * width) * sizeof(T)));
+      for (int64_t o = 0; o < o_n; ++o) {
+        micro_of<T>().pack(rows, window, std::min(width, c_n - c), width, width,
+                           w + ((group * o_n + o) * c_n + c) * window, 1, window);
+        for (const Phase& p : phases_) {
+          if (!packed(p)) continue;
+          const auto n = int64_t(p.taps.size());
+          T* panel = to + p.weights + group * p.group_weights + (c * o_n + o * width) * n;
+          for (int64_t k : p.taps) {
+            std::memcpy(panel, rows + k * width, size_t(width) * sizeof(T));
+            panel += width;
+          }
+        }
+      }
+    });
+  }
+  static bool packed(const Phase& p) { return p.sweep && p.sweep->packed_weights; }
   void turn(const T* w, T* to) const {
     const int64_t window = g_.window(), c_n = g_.in_channels, o_n = g_.out_channels;
+    pack(w, to);
     for (const Phase& p : phases_) {
       const auto n = int64_t(p.taps.size());
-      if (n == 0) continue;
+      if (n == 0 || packed(p)) continue;
       std::vector<int64_t> off;
       off.reserve(size_t(o_n * n));
       for (int64_t o = 0; o < o_n; ++o)

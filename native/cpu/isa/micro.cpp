@@ -155,6 +155,61 @@ void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int
   else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
 }
 
+template <class T, int R, int L>
+void tile_block(int64_t k, const T* const* a, const int64_t* off, const T* b, T* c, bool add) {
+  using V = typename Vec<T>::type;
+  constexpr int kLanes = Vec<T>::lanes;
+  V sum[R * L][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[i][v] = add ? load(c + (2 * i + v) * kLanes) : V{};
+  const T* q[R];
+  for (int r = 0; r < R; ++r) q[r] = a[r];
+  for (int64_t s = 0; s < k; ++s, b += 2 * kLanes) {
+    const V b0 = load(b), b1 = load(b + kLanes);
+    const int64_t at = off[s];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        const T x = q[r][at + i];
+        sum[r * L + i][0] += x * b0;
+        sum[r * L + i][1] += x * b1;
+      }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) *reinterpret_cast<V*>(c + (2 * i + v) * kLanes) = sum[i][v];
+}
+
+template <class T>
+using TileBlock = void (*)(int64_t, const T*const*, const int64_t*, const T*, T*, bool);
+
+// The block of each number of runs and each length; null where it would be too high.
+template <class T, int R, int L>
+constexpr TileBlock<T> tile_entry() {
+  if constexpr (R * L <= kRows) return tile_block<T, R, L>;
+  else return nullptr;
+}
+template <class T, int R, int... L>
+struct TileBlocks {
+  static constexpr TileBlock<T> table[] = {tile_entry<T, R, L + 1>()...};
+};
+template <class T, int R, int... L>
+constexpr const TileBlock<T>* tile_blocks(std::integer_sequence<int, L...>) {
+  return TileBlocks<T, R, L...>::table;
+}
+
+template <class T>
+void tile(int runs, int len, int64_t k, const T* const* a, const int64_t* off, const T* b, T* c, bool add) {
+  constexpr auto lengths = std::make_integer_sequence<int, kRows>();
+  static constexpr const TileBlock<T>* tables[kRuns] = {tile_blocks<T, 1>(lengths), tile_blocks<T, 2>(lengths),
+                                                        tile_blocks<T, 3>(lengths), tile_blocks<T, 4>(lengths)};
+  tables[runs - 1][len - 1](k, a, off, b, c, add);
+}
+
 // An 8 x 8 (float) or 4 x 4 (double) transpose in registers: columns of src become rows of dst.
 inline void transpose8(float* dst, int64_t width, const float* src, int64_t cs) {
   typedef float V __attribute__((vector_size(32), aligned(4), may_alias));
@@ -740,7 +795,7 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
+  return {Vec<T>::lanes, kRows, panel<T>, tile<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
           filter_sums<T>, traces<T>, thin<T>, weave<T>,
           columns<T>, shifted<T>, runs<T>};
 }
