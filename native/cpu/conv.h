@@ -55,6 +55,14 @@ Axes axes(const Geometry&);
 inline int64_t taps(const Axes& a) { return int64_t(a[0].taps.size() * a[1].taps.size() * a[2].taps.size()); }
 inline int64_t results(const Axes& a) { return a[0].y * a[1].y * a[2].y; }
 
+// dx of strided convolutions in phases: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k
+// with a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase is
+// a convolution of stride 1 over dy with its part of the weights. Phase `at`; which elements of the window it meets
+// (unless null); how many phases a dimension has; what all phases read together.
+Axes phase_axes(const Geometry&, const int64_t* at, std::vector<int64_t>* which);
+int64_t phases(const Geometry&, size_t d);
+Axes all_phases(const Geometry&);
+
 // How the images and groups of a pass are cut into tasks: shares along dimension `d` of each, or several together.
 struct Tasks {
   size_t d;
@@ -90,6 +98,10 @@ template <class T>
 std::unique_ptr<Step> make_dx(const Geometry&);
 template <class T>
 std::unique_ptr<Step> make_dw(const Geometry&);
+
+// Vectors along the output channels (dx: `back`, the input channels), conv_channels.cpp; null where it cannot be.
+template <class T>
+std::unique_ptr<Step> make_channels(const Geometry&, bool back);
 
 // Windows of 1 (conv_product.cpp); null where they do not fit. Product: without padding and strides, forward or, if
 // `back`, dx. Thinned: the image copied together first.

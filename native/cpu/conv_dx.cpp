@@ -6,24 +6,6 @@
 namespace knet::cpu::conv {
 namespace {
 
-// Phase `at` of dx as a sweep over dy; which elements of the window it meets (unless null).
-Axes phase_axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
-  Axes a;
-  std::vector<int64_t> kept[3];
-  for (size_t d = 0; d < 3; ++d) {
-    a[d] = {g.y[d], (g.x[d] - at[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
-    for (int64_t k = 0; k < g.w[d]; ++k) {
-      const int64_t shift = at[d] + g.padding[d] - (g.flip ? g.w[d] - 1 - k : k) * g.dilation[d];
-      if (shift % g.stride[d] == 0) a[d].taps.push_back(shift / g.stride[d]), kept[d].push_back(k);
-    }
-  }
-  for (int64_t i : kept[0])
-    for (int64_t j : kept[1])
-      for (int64_t k : kept[2])
-        if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
-  return a;
-}
-
 // dx by convolving dy: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k with
 // a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase is a
 // convolution of stride 1 with its part of the weights (O, C, k) -> (C, O, k); the phases are woven into dx.
@@ -31,7 +13,7 @@ template <class T>
 class ConvDxTurned final : public Step {
  public:
   explicit ConvDxTurned(const Geometry& g)
-      : g_(g), all_(all(g)), source_(all_, true, kSlack<T>),
+      : g_(g), all_(all_phases(g)), source_(all_, true, kSlack<T>),
         tasks_(all_, g.images * g.groups, image_ns<T>(g), most(g)) {
     double sum = source_.in_place ? 0 : double(g.out_channels * source_.channel) * kCopyNs<T>;
     const int64_t steps[3] = {phases(g, 0), phases(g, 1), phases(g, 2)};
@@ -39,14 +21,11 @@ class ConvDxTurned final : public Step {
     for (int64_t i = 0; i < steps[0]; ++i)
       for (int64_t j = 0; j < steps[1]; ++j)
         for (int64_t k = 0; k < steps[2]; ++k) {
-          Phase p{{i, j, k}, weights_, 0, {}, nullptr};
+          Phase p{{i, j, k}, weights_, {}, nullptr};
           const Axes a = phase_axes(g, p.at, &p.taps);
+          weights_ += g.groups * g.in_channels * g.out_channels * int64_t(p.taps.size());
           if (!p.taps.empty()) {
-            p.sweep = std::make_unique<Sweep<T>>(source_, a, g.out_channels, g.in_channels, tasks_.d, tasks_.per_share,
-                                                 g.images);
-            p.group_weights = p.sweep->packed_weights;
-            if (p.group_weights == 0) p.group_weights = g.in_channels * g.out_channels * int64_t(p.taps.size());
-            weights_ += g.groups * p.group_weights;
+            p.sweep = std::make_unique<Sweep<T>>(source_, a, g.out_channels, g.in_channels, tasks_.d, tasks_.per_share);
             sum += p.sweep->cost_ns;
           } else {
             woven_ = true;  // zeros
@@ -67,7 +46,7 @@ class ConvDxTurned final : public Step {
     size_t packed = 0, parts = 0;
     for (const Phase& p : phases_)
       if (p.sweep) {
-        packed = std::max(packed, p.sweep->room());
+        packed = std::max(packed, p.sweep->packed_bytes());
         parts += woven_ ? size_t(p.sweep->size(0)) : 0;
       }
     parts *= size_t(g_.in_channels) * sizeof(T);
@@ -85,8 +64,9 @@ class ConvDxTurned final : public Step {
         if (!p.sweep) continue;
         const int64_t size = woven_ ? p.sweep->size(share) : p.sweep->plane();
         T* y = woven_ ? part : to + p.sweep->begin(share);
-        p.sweep->run(share, from, turned + p.weights + image % g_.groups * p.group_weights, y, size,
-                     reinterpret_cast<T*>(area + room), {});
+        p.sweep->run(share, from,
+                     turned + p.weights + image % g_.groups * g_.in_channels * g_.out_channels * int64_t(p.taps.size()),
+                     y, size, reinterpret_cast<T*>(area + room));
         made.back() = y;
         if (woven_) part += g_.in_channels * size;
       }
@@ -103,11 +83,9 @@ class ConvDxTurned final : public Step {
   struct Phase {
     int64_t at[3];
     int64_t weights;             // where its weights begin in the scratch
-    int64_t group_weights;       // elements of each group's
     std::vector<int64_t> taps;   // which elements of the window they are
     std::unique_ptr<Sweep<T>> sweep;
   };
-  static int64_t phases(const Geometry& g, int d) { return std::min(g.stride[d], std::max<int64_t>(1, g.x[d])); }
   // The phases of a share lie in L2 until they are woven.
   static int64_t most(const Geometry& g) {
     const int d = g.x[0] > g.stride[0] ? 0 : g.x[1] > g.stride[1] ? 1 : 2;
@@ -116,50 +94,11 @@ class ConvDxTurned final : public Step {
     for (int e = d + 1; e < 3; ++e) size *= g.x[e];
     return std::max<int64_t>(1, (512 << 10) / std::max<int64_t>(1, size));
   }
-  // What all phases read together.
-  static Axes all(const Geometry& g) {
-    Axes a;
-    for (size_t d = 0; d < 3; ++d) {
-      a[d] = {g.y[d], (g.x[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
-      for (int64_t i = 0; i < phases(g, int(d)); ++i) {
-        int64_t at[3] = {0, 0, 0};
-        at[d] = i;
-        const Axes phase = phase_axes(g, at, nullptr);
-        a[d].taps.insert(a[d].taps.end(), phase[d].taps.begin(), phase[d].taps.end());
-      }
-    }
-    return a;
-  }
-  // For vectors along the channels, all phases at once: a filter's window at some channels becomes rows of panels.
-  void pack(const T* w, T* to) const {
-    const int64_t width = 2 * micro_of<T>().lanes, window = g_.window(), c_n = g_.in_channels, o_n = g_.out_channels;
-    const int64_t panels = (c_n + width - 1) / width;
-    if (std::none_of(phases_.begin(), phases_.end(), [](const Phase& p) { return packed(p); })) return;
-    parallel(g_.groups * panels, double(g_.groups * c_n * o_n * window) * 0.3, [&](int64_t task) {
-      const int64_t group = task / panels, c = task % panels * width;
-      T* rows = static_cast<T*>(workspace(1, size_t(window * width) * sizeof(T)));
-      for (int64_t o = 0; o < o_n; ++o) {
-        micro_of<T>().pack(rows, window, std::min(width, c_n - c), width, width,
-                           w + ((group * o_n + o) * c_n + c) * window, 1, window);
-        for (const Phase& p : phases_) {
-          if (!packed(p)) continue;
-          const auto n = int64_t(p.taps.size());
-          T* panel = to + p.weights + group * p.group_weights + (c * o_n + o * width) * n;
-          for (int64_t k : p.taps) {
-            std::memcpy(panel, rows + k * width, size_t(width) * sizeof(T));
-            panel += width;
-          }
-        }
-      }
-    });
-  }
-  static bool packed(const Phase& p) { return p.sweep && p.sweep->packed_weights; }
   void turn(const T* w, T* to) const {
     const int64_t window = g_.window(), c_n = g_.in_channels, o_n = g_.out_channels;
-    pack(w, to);
     for (const Phase& p : phases_) {
       const auto n = int64_t(p.taps.size());
-      if (n == 0 || packed(p)) continue;
+      if (n == 0) continue;
       std::vector<int64_t> off;
       off.reserve(size_t(o_n * n));
       for (int64_t o = 0; o < o_n; ++o)
@@ -343,8 +282,10 @@ std::unique_ptr<Step> make_dx(const Geometry& g) {
       const Axes a = phase_axes(g, std::array<int64_t, 3>{}.data(), nullptr);
       if (Planes::fit(a)) return make_planes<T>(a, g.images, g.groups, 1);
     }
-    auto turned = std::make_unique<ConvDxTurned<T>>(g);
-    if (turned->cost_ns <= ConvDxColumns<T>::cost(g)) return turned;
+    std::unique_ptr<Step> step = std::make_unique<ConvDxTurned<T>>(g);
+    if (auto channels = make_channels<T>(g, true); channels && channels->cost_ns < step->cost_ns)
+      step = std::move(channels);
+    if (step->cost_ns <= ConvDxColumns<T>::cost(g)) return step;
   }
   return std::make_unique<ConvDxColumns<T>>(g);
 }

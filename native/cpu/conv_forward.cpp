@@ -12,39 +12,25 @@ class Conv final : public Step {
   explicit Conv(const Geometry& g)
       : g_(g), axes_(axes(g)), source_(axes_, true, kSlack<T>),
         tasks_(axes_, g.images * g.groups, image_ns<T>(g)),
-        sweep_(source_, axes_, g.in_channels, g.out_channels, tasks_.d, tasks_.per_share, g.images) {
-    scratch_bytes = size_t(g.groups * sweep_.packed_weights) * sizeof(T);
+        sweep_(source_, axes_, g.in_channels, g.out_channels, tasks_.d, tasks_.per_share) {
     const double copy_ns = source_.in_place ? 0 : double(g.in_channels * source_.channel) * kCopyNs<T>;
     cost_ns = double(tasks_.images) * (sweep_.cost_ns + copy_ns) + 100;
   }
-  void run(char* const* out, const char* const* in, char* scratch) const override {
+  void run(char* const* out, const char* const* in, char*) const override {
     auto x = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
     auto y = reinterpret_cast<T*>(out[0]);
     if (g_.images == 0 || g_.y_plane() == 0 || g_.out_channels == 0) return;
     const int64_t y_plane = g_.y_plane(), y_d = axes_[tasks_.d].y;
-    int64_t weights = g_.out_channels * g_.patch();
-    if (sweep_.packed_weights) {
-      weights = sweep_.packed_weights;
-      pack(w, reinterpret_cast<T*>(scratch));
-      w = reinterpret_cast<T*>(scratch);
-    }
-    auto reach = [&](int64_t share) {
-      return source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d);
-    };
-    const int64_t image_size = g_.in_channels * g_.x_plane();
     tasks_.run(cost_ns, [&](int64_t image, int64_t share) {
       const size_t room = source_.bytes(g_.in_channels);
-      auto* area = static_cast<char*>(workspace(1, room + sweep_.room()));
+      auto* area = static_cast<char*>(workspace(1, room + sweep_.packed_bytes()));
       const T* from = source_.prepare(
-          x + image * image_size, g_.in_channels, !sweep_.packed_weights && image + 1 == tasks_.images,
-          reinterpret_cast<T*>(area), tasks_.d, reach(share));
-      Ahead<T> ahead;
-      if (const int64_t next = share + 1 == tasks_.shares ? image + 1 : image; next < tasks_.images)
-        ahead = source_.ahead(x + next * image_size, g_.in_channels, tasks_.d,
-                              reach(share + 1 == tasks_.shares ? 0 : share + 1));
-      sweep_.run(share, from, w + image % g_.groups * weights,
+          x + image * g_.in_channels * g_.x_plane(), g_.in_channels, image + 1 == tasks_.images,
+          reinterpret_cast<T*>(area), tasks_.d,
+          source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
+      sweep_.run(share, from, w + image % g_.groups * g_.out_channels * g_.patch(),
                  y + image * g_.out_channels * y_plane + sweep_.begin(share), y_plane,
-                 reinterpret_cast<T*>(area + room), ahead);
+                 reinterpret_cast<T*>(area + room));
     });
   }
   std::string text() const override {
@@ -52,19 +38,6 @@ class Conv final : public Step {
   }
 
  private:
-  // Rows of weights become columns of panels, so much of them at a time that both stay in L1.
-  void pack(const T* w, T* to) const {
-    const int64_t width = 2 * micro_of<T>().lanes, patch = g_.patch(), chunk = 64;
-    const int64_t panels = (g_.out_channels + width - 1) / width;
-    parallel(g_.groups * panels, double(g_.groups * sweep_.packed_weights) * 0.3, [&](int64_t task) {
-      const int64_t group = task / panels, o = task % panels * width;
-      const T* from = w + (group * g_.out_channels + o) * patch;
-      for (int64_t p = 0; p < patch; p += chunk)
-        micro_of<T>().pack(to + group * sweep_.packed_weights + o * patch + p * width, std::min(chunk, patch - p),
-                           std::min(width, g_.out_channels - o), width, width, from + p, 1, patch);
-    });
-  }
-
   Geometry g_;
   Axes axes_;
   Source<T> source_;
@@ -81,7 +54,9 @@ std::unique_ptr<Step> make_forward(const Geometry& g) {
   const Axes a = axes(g);
   if (g.in_channels == 1 && g.out_channels <= 3 && Planes::fit(a))
     return make_planes<T>(a, g.images, g.groups, g.out_channels);
-  return std::make_unique<Conv<T>>(g);
+  auto sweep = std::make_unique<Conv<T>>(g);
+  if (auto step = make_channels<T>(g, false); step && step->cost_ns < sweep->cost_ns) return step;
+  return sweep;
 }
 template std::unique_ptr<Step> make_forward<float>(const Geometry&);
 template std::unique_ptr<Step> make_forward<double>(const Geometry&);

@@ -10,6 +10,12 @@ namespace knet::cpu::conv {
 template <class T>
 constexpr int64_t kSlack = 128 / int64_t(sizeof(T));  // two of the widest vectors
 
+// Of one image and group, roughly.
+template <class T>
+double image_ns(const Geometry& g) {
+  return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
+}
+
 // To copy an element of a source.
 template <class T>
 constexpr double kCopyNs = 0.02 * double(sizeof(T));
@@ -21,8 +27,9 @@ struct Ahead {
   int64_t runs = 0, stride = 0, n = 0;
   void fetch(int64_t part, int64_t parts) const {
     constexpr int64_t line = 64 / sizeof(T);
-    for (int64_t r = runs * part / parts; r < runs * (part + 1) / parts; ++r)
-      for (int64_t j = 0; j < n; j += line) __builtin_prefetch(data + r * stride + j, 0, 2);
+    const int64_t lines = (n + line - 1) / line;
+    for (int64_t i = runs * lines * part / parts; i < runs * lines * (part + 1) / parts; ++i)
+      __builtin_prefetch(data + i / lines * stride + i % lines * line, 0, 2);
   }
 };
 

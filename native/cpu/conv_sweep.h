@@ -1,25 +1,16 @@
-// One image's results as a product with patches that are not written: Channels, Direct, Gathered or Lines (conv.h). Conv
-// itself, and dx by turned weights.
+// One image's results as a product with patches that are not written: Direct, Gathered or Lines (conv.h). Conv itself,
+// and dx by turned weights.
 #pragma once
-#include <optional>
-#include "cpu/conv_channels.h"
+#include "cpu/conv_source.h"
 
 namespace knet::cpu::conv {
-
-// Of one image and group, roughly.
-template <class T>
-double image_ns(const Geometry& g) {
-  return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
-}
 
 // y (O x P) = w (O x CK) patches (CK x P) for one image and group.
 template <class T>
 class Sweep {
  public:
-  // A share is `per_share` of the results along dimension `d` (those before it have one). `images`: how many use the
-  // same weights.
-  Sweep(const Source<T>& source, const Axes& a, int64_t in_channels, int64_t out_channels, size_t d, int64_t per_share,
-        int64_t images)
+  // A share is `per_share` of the results along dimension `d` (those before it have one).
+  Sweep(const Source<T>& source, const Axes& a, int64_t in_channels, int64_t out_channels, size_t d, int64_t per_share)
       : out_channels_(out_channels), patch_(in_channels * taps(a)), plane_(results(a)), row_(a[2].y) {
     off_ = source.offsets(a, in_channels);
     at_ = source.positions(a);
@@ -53,31 +44,18 @@ class Sweep {
     // Four and a half vectors of multiply-adds a nanosecond; two and a half where each needs a load.
     cost_ns = double(out_channels * patch_) * (direct_ ? direct : gathered) * wanted /
               (double(lanes) * (out_channels <= 1 ? 2.5 : 4.5));
-    if (out_channels <= kLines || patch_ == 0 || plane_ == 0) return;
-    Channels<T> channels(source, a, in_channels, out_channels, d, per_share);
-    const int64_t weights = cpu::conv::packed_weights<T>(out_channels, patch_);
-    if (channels.cost_ns + double(weights) * kPackNs / double(std::max<int64_t>(1, images)) >= cost_ns) return;
-    packed_weights = weights;
-    cost_ns = channels.cost_ns;
-    channels_ = std::move(channels);
   }
 
-  double cost_ns;              // of one image and group
-  int64_t packed_weights = 0;  // elements of one group's; 0: weights are read as they are
+  double cost_ns;  // of one image and group
   int64_t plane() const { return plane_; }
   // Of the results of a plane: the first of a share, and how many it has.
   int64_t begin(int64_t share) const { return std::min(plane_, share * share_); }
   int64_t size(int64_t share) const { return begin(share + 1) - begin(share); }
-  size_t room() const {
-    return channels_ ? Channels<T>::bytes() : direct_ ? 0 : size_t(kBlock * 2 * micro_of<T>().lanes) * sizeof(T);
-  }
-  const char* text() const {
-    return channels_ ? "channels" : out_channels_ <= kLines ? "lines" : direct_ ? "direct" : "gathered";
-  }
+  size_t packed_bytes() const { return direct_ ? 0 : size_t(kBlock * 2 * micro_of<T>().lanes) * sizeof(T); }
+  const char* text() const { return out_channels_ <= kLines ? "lines" : direct_ ? "direct" : "gathered"; }
 
-  // x: the source; w: (O, CK) or packed; y: the share's first result, ldc from one channel to the next; packed: `room`;
-  // ahead: what will be read after this.
-  void run(int64_t share, const T* x, const T* w, T* y, int64_t ldc, T* packed, const Ahead<T>& ahead) const {
+  // x: the source; w: (O, CK); y: the share's first result, ldc from one channel to the next; packed: packed_bytes.
+  void run(int64_t share, const T* x, const T* w, T* y, int64_t ldc, T* packed) const {
     if (size(share) == 0) return;
     const Micro<T>& micro = micro_of<T>();
     y -= begin(share);
@@ -86,7 +64,6 @@ class Sweep {
       for (int64_t o = 0; o < out_channels_; ++o) std::fill_n(y + begin(share) + o * ldc, size(share), T(0));
       return;
     }
-    if (channels_) return channels_->run(share, x, w, y, ldc, packed, ahead);
     if (out_channels_ <= kLines) {
       micro.lines(out_channels_, patch_, w, patch_, off_.data(), x, y, ldc, pieces_.data() + first, last - first,
                   orders_.data());
@@ -132,7 +109,6 @@ class Sweep {
   static constexpr int64_t kBlock = 256;          // rows of a panel: 256 x 32 floats are 32 KiB
   static constexpr int64_t kWide = 576;           // where rows of a panel share their lines in the source
   static constexpr int64_t kWeights = 512 << 10;  // bytes
-  static constexpr double kPackNs = 0.3;          // to pack an element of the weights
 
   // Results q to end - 1, by as few vectors as reach them all from the first that is left.
   void cover(int64_t q, int64_t end) {
@@ -168,7 +144,6 @@ class Sweep {
   std::vector<Piece> pieces_;
   std::vector<Lane<T>> orders_;
   bool direct_;
-  std::optional<Channels<T>> channels_;
 };
 
 }  // namespace knet::cpu::conv

@@ -156,16 +156,19 @@ void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int
 }
 
 template <class T, int R, int L>
-void tile_block(int64_t k, const T* const* a, const int64_t* off, const T* b, T* c, bool add) {
+void tile_block(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add) {
   using V = typename Vec<T>::type;
   constexpr int kLanes = Vec<T>::lanes;
+  auto place = [&](int i, int v) __attribute__((always_inline)) {
+    return t.c + i / L * t.run_step + i % L * t.step + v * kLanes;
+  };
   V sum[R * L][2];
 #pragma GCC unroll 16
   for (int i = 0; i < R * L; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) sum[i][v] = add ? load(c + (2 * i + v) * kLanes) : V{};
+    for (int v = 0; v < 2; ++v) sum[i][v] = add ? load(place(i, v)) : V{};
   const T* q[R];
-  for (int r = 0; r < R; ++r) q[r] = a[r];
+  for (int r = 0; r < R; ++r) q[r] = t.a[r];
   for (int64_t s = 0; s < k; ++s, b += 2 * kLanes) {
     const V b0 = load(b), b1 = load(b + kLanes);
     const int64_t at = off[s];
@@ -181,13 +184,13 @@ void tile_block(int64_t k, const T* const* a, const int64_t* off, const T* b, T*
 #pragma GCC unroll 16
   for (int i = 0; i < R * L; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) *reinterpret_cast<V*>(c + (2 * i + v) * kLanes) = sum[i][v];
+    for (int v = 0; v < 2; ++v) *reinterpret_cast<V*>(place(i, v)) = sum[i][v];
 }
 
 template <class T>
-using TileBlock = void (*)(int64_t, const T*const*, const int64_t*, const T*, T*, bool);
+using TileBlock = void (*)(const Tile<T>&, int64_t, const int64_t*, const T*, bool);
 
-// The block of each number of runs and each length; null where it would be too high.
+// The blocks of R runs, by their length; null where that would be too high.
 template <class T, int R, int L>
 constexpr TileBlock<T> tile_entry() {
   if constexpr (R * L <= kRows) return tile_block<T, R, L>;
@@ -195,19 +198,19 @@ constexpr TileBlock<T> tile_entry() {
 }
 template <class T, int R, int... L>
 struct TileBlocks {
-  static constexpr TileBlock<T> table[] = {tile_entry<T, R, L + 1>()...};
+  static constexpr TileBlock<T> table[] = {tile_entry<T, R, L>()...};
 };
 template <class T, int R, int... L>
 constexpr const TileBlock<T>* tile_blocks(std::integer_sequence<int, L...>) {
-  return TileBlocks<T, R, L...>::table;
+  return TileBlocks<T, R, L + 1 ...>::table;
 }
 
 template <class T>
-void tile(int runs, int len, int64_t k, const T* const* a, const int64_t* off, const T* b, T* c, bool add) {
+void tile(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add) {
   constexpr auto lengths = std::make_integer_sequence<int, kRows>();
   static constexpr const TileBlock<T>* tables[kRuns] = {tile_blocks<T, 1>(lengths), tile_blocks<T, 2>(lengths),
                                                         tile_blocks<T, 3>(lengths), tile_blocks<T, 4>(lengths)};
-  tables[runs - 1][len - 1](k, a, off, b, c, add);
+  tables[t.runs - 1][t.len - 1](t, k, off, b, add);
 }
 
 // An 8 x 8 (float) or 4 x 4 (double) transpose in registers: columns of src become rows of dst.
