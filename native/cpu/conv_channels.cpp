@@ -57,21 +57,15 @@ class ConvChannels final : public Step {
     else pack(w, packed);
     const int64_t y_d = axes_[tasks_.d].y, plane = to_[0] * to_[1] * to_[2];
     const int64_t image_size = read_ * (back_ ? g_.y_plane() : g_.x_plane());
-    auto reach = [&](int64_t share) {
-      return source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d);
-    };
     tasks_.run(cost_ns, [&](int64_t image, int64_t share) {
       const size_t room = source_.bytes(read_);
       const int64_t width = 2 * micro_of<T>().lanes;
       auto* area = static_cast<char*>(workspace(1, room + size_t(most_turned_ * width) * sizeof(T)));
-      const T* from = source_.prepare(x + image * image_size, read_, false, reinterpret_cast<T*>(area), tasks_.d,
-                                      reach(share));
-      const bool last = share + 1 == tasks_.shares;
-      Ahead<T> ahead;
-      if (const int64_t next = last ? image + 1 : image; next < tasks_.images)
-        ahead = source_.ahead(x + next * image_size, read_, tasks_.d, reach(last ? 0 : share + 1));
+      const T* from = source_.prepare(
+          x + image * image_size, read_, false, reinterpret_cast<T*>(area), tasks_.d,
+          source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
       multiply(share, from, packed + image % g_.groups * packed_, y + image * made_ * plane, plane,
-               reinterpret_cast<T*>(area + room), ahead);
+               reinterpret_cast<T*>(area + room));
     });
   }
   std::string text() const override {
@@ -159,10 +153,10 @@ class ConvChannels final : public Step {
           for (int64_t n = 0; n < runs; ++n) t.from[n] = p.at[size_t((m * p.y[1] + r + n) * p.y[2] + c)];
           tiles_.push_back(t);
           g.n += runs * len;
-          // A row of a tile takes a cycle for two vectors; fewer than 8 rows wait for each other. Then 16 cycles to
+          // A row of a tile takes a cycle for two vectors; fewer than 8 rows wait for each other. Then 40 cycles to
           // turn and write each result's.
           cycles += double(std::max<int64_t>(std::min<int64_t>(8, most), runs * len)) * double(p.off.size()) +
-                    16 * double(runs * len) + 50;
+                    40 * double(runs * len) + 50;
         }
       if (g.n == 0) continue;
       if (joins) groups_.back().n += g.n;
@@ -173,14 +167,12 @@ class ConvChannels final : public Step {
     return cycles;
   }
 
-  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t plane, T* turned, const Ahead<T>& ahead) const {
+  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t plane, T* turned) const {
     const Micro<T>& micro = micro_of<T>();
     const int64_t width = 2 * micro.lanes;
     const size_t first = first_[size_t(share)], last = first_[size_t(share) + 1];
     const size_t first_tile = first == 0 ? 0 : groups_[first - 1].last;
     if (first == last) return;
-    int64_t done = 0;
-    const int64_t all = (made_ + width - 1) / width * int64_t(groups_[last - 1].last - first_tile);
     for (int64_t o = 0; o < made_; o += width) {
       const T* panel = w + o * patch_;
       const int64_t channels = std::min(width, made_ - o);
@@ -191,8 +183,6 @@ class ConvChannels final : public Step {
         for (; tile < g.last; ++tile) {
           const Tiled& t = tiles_[tile];
           const Phase& p = list_[size_t(t.phase)];
-          ahead.fetch(done, all);
-          ++done;
           // What is written next is on its way while the sums are made.
           const int64_t length = (t.len - 1) * stride_[2];
           for (int64_t c = 0; c < channels; ++c) {

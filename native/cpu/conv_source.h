@@ -20,19 +20,6 @@ double image_ns(const Geometry& g) {
 template <class T>
 constexpr double kCopyNs = 0.02 * double(sizeof(T));
 
-// What will be read next: `runs` runs of n elements, fetched into L2 part by part.
-template <class T>
-struct Ahead {
-  const T* data = nullptr;
-  int64_t runs = 0, stride = 0, n = 0;
-  void fetch(int64_t part, int64_t parts) const {
-    constexpr int64_t line = 64 / sizeof(T);
-    const int64_t lines = (n + line - 1) / line;
-    for (int64_t i = runs * lines * part / parts; i < runs * lines * (part + 1) / parts; ++i)
-      __builtin_prefetch(data + i / lines * stride + i % lines * line, 0, 2);
-  }
-};
-
 // An image as the loops read it. In place where every element that is read is there; else a copy of the part that is
 // read, with its padding. If `split`, the copy keeps the elements that one tap meets side by side: the phases of each
 // stride lie apart, those that no tap meets are left out.
@@ -103,16 +90,6 @@ class Source {
               inside ? x + c * plane + z * x_[1] * x_[2] : nullptr, lo, hi);
       }
     return room;
-  }
-  // What `prepare` will read for a part of an image.
-  Ahead<T> ahead(const T* x, int64_t channels, size_t d, std::pair<int64_t, int64_t> part) const {
-    const int64_t plane = x_[0] * x_[1] * x_[2];
-    int64_t line = 1;
-    for (size_t e = d + 1; e < 3; ++e) line *= x_[e];
-    if (plane != x_[d] * line) return {x, channels, plane, plane};
-    const int64_t lo = std::clamp<int64_t>(part.first + first_[d], 0, x_[d]);
-    const int64_t hi = std::clamp<int64_t>(part.second + first_[d], lo, x_[d]);
-    return {x + lo * line, channels, plane, (hi - lo) * line};
   }
   // Where each element of a patch of so many channels lies from the patch's first, channel by channel, in the order of
   // the taps.
