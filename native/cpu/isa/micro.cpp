@@ -517,6 +517,33 @@ void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T
   }
 }
 
+// The same for a window of 3 x 3 whose rows are neighbours, the results' rows P apart: each row of the plane is loaded
+// once for all results that meet it. In the order of the window's rows, upwards where those go up: the sums are the same.
+template <class T, int S, int R, int P, bool Whole>
+void filter_square(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
+  using V = typename Vec<T>::type;
+  V sum[R] = {};
+  const bool down = f.tap[0][1] > f.tap[0][0];
+  const int64_t pitch = down ? f.x[1] : -f.x[1];
+  const T* row = x + ((down ? h : h + R - 1) * P + f.tap[0][0]) * f.x[1];
+  const Reach<T, S> at[3] = {reach[0], reach[1], reach[2]};
+#pragma GCC unroll 20
+  for (int p = 0; p < (R - 1) * P + 3; ++p, row += pitch) {
+    const V v[3] = {at[0].template read<Whole>(row), at[1].template read<Whole>(row), at[2].template read<Whole>(row)};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      if (const int i = p - r * P; i >= 0 && i < 3)
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; ++j) sum[r] += w[3 * i + j] * v[j];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    T* to = y + (down ? r : R - 1 - r) * f.y[1];
+    if (n >= Vec<T>::lanes) *reinterpret_cast<V*>(to) = sum[r];
+    else store_part(to, sum[r], n);
+  }
+}
+
 template <class T, int S, int W>
 void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
   constexpr int64_t L = Vec<T>::lanes;
@@ -526,6 +553,8 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
     least = f.tap[0][i] < least ? f.tap[0][i] : least;
     most = f.tap[0][i] > most ? f.tap[0][i] : most;
   }
+  const int64_t way = f.window[0] == 3 ? f.tap[0][1] - f.tap[0][0] : 0;
+  const bool square = W == 3 && f.stride[0] == S && (way == 1 || way == -1) && f.tap[0][2] - f.tap[0][1] == way;
   for (int64_t h = lo, rows; h < hi; h += rows) {
     auto inside = [&](int64_t n) {
       return h + n <= hi && h * f.stride[0] + least >= 0 && (h + n - 1) * f.stride[0] + most < f.x[0];
@@ -540,6 +569,8 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
       auto block = [&]<int R>() {
         if (R > 1) fetch_rows<T, S>(x + ((h + R) * f.stride[0] + most) * f.x[1] + q * S, f.x[1], R * f.stride[0]);
         auto f_block = whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>;
+        if constexpr (W == 3 && R > 1)
+          if (square) f_block = whole ? filter_square<T, S, R, S, true> : filter_square<T, S, R, S, false>;
         f_block(f, reach, x, w, y + h * f.y[1] + q, h, n);
       };
       if (rows == 8) block.template operator()<8>();
