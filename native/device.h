@@ -81,8 +81,9 @@ struct MemoryStats {
 class Device {
  public:
   virtual ~Device() = default;
-  // Can `op` read input `i` in this layout? If not the planner copies it to a contiguous one first.
-  virtual bool accepts(Op op, int i, const Layout&) const = 0;
+  // Should `op` read input `i` in this layout, which so many steps read? If not the planner makes a contiguous copy for
+  // all of them.
+  virtual bool accepts(Op op, int i, const Layout&, uint32_t readers) const = 0;
   // Steps are shared by all plans that need the same.
   virtual std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                                            std::span<const int64_t> attrs) = 0;

@@ -72,9 +72,9 @@ Steps::Key key_of(const TileProgram& p) {
 
 class CpuDevice final : public Device {
  public:
-  bool accepts(Op op, int i, const Layout& layout) const override {
+  bool accepts(Op op, int i, const Layout& layout, uint32_t readers) const override {
     cpu::Accepts ask = cpu::entry(op).accepts;
-    return layout.is_contiguous() || (ask && ask(op, i, layout));
+    return layout.is_contiguous() || (ask && ask(op, i, layout, readers));
   }
   std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                                    std::span<const int64_t> attrs) override {
