@@ -3,16 +3,20 @@
 // whole. The inner loops (isa/micro.h) take each row of a panel of B from anywhere, and that decides how each pass is
 // done:
 //
-//   conv     Direct: a vector of B is a piece of the image, read where it lies (Source: in the image itself, or in a
-//            copy with its padding, the phases of strides apart); it may reach over several rows, its lanes then close
-//            up. Gathered: where too many lanes would be lost, a panel of patches is copied together first. Lines: for
-//            three results or fewer to a group. Planes: for one channel in (depthwise), without any copy. Product: a
-//            window of 1, its image thinned first where there are strides.
-//   conv_dx  Turned: as conv with transposed weights, one convolution for each phase of the strides, or by columns:
-//            w^T dy for one channel at a time, its rows added to dx.
-//   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time, patches gathered with
-//            one run per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in
-//            order. Lines: for three results or fewer to a group, vectors along the positions.
+//   conv     Channels: vectors along the output channels, weights packed; an element of a patch is read alone, where it
+//            lies in the image (Source: itself, or a copy with its padding, the phases of strides apart).
+//            Direct: vectors along the positions, for few channels; a vector of B is a piece of the image, read where it
+//            lies; it may reach over several rows, its lanes then close up. Gathered: where too many lanes would be lost,
+//            a panel of patches is copied together first. Lines: for three results or fewer to a group. Planes: for one
+//            channel in (depthwise), without any copy. Product: a window of 1, its image thinned first where there are
+//            strides.
+//   conv_dx  Channels: vectors along the input channels, the phases of strides side by side. Turned: as conv with
+//            transposed weights, one convolution for each phase of the strides, or by columns: w^T dy for one channel at
+//            a time, its rows added to dx.
+//   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time. Channels: vectors along
+//            the output channels, images read where they lie, dy turned. Else patches are gathered with one run per
+//            window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in order. Lines:
+//            for three results or fewer to a group, vectors along the positions.
 //
 // What each costs is written where it is chosen; measurements beside PyTorch's are in benchmarks/README.md.
 #pragma once

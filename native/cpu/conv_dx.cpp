@@ -1,4 +1,4 @@
-// conv_dx: the image's gradient from dy and w, by turned weights or by columns.
+// conv_dx: the image's gradient from dy and w, by turned weights or by columns (or Channels, conv_channels.cpp).
 #include "cpu/conv_planes.h"
 #include "cpu/conv_sweep.h"
 #include "cpu/gemm.h"
@@ -6,9 +6,8 @@
 namespace knet::cpu::conv {
 namespace {
 
-// dx by convolving dy: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k with
-// a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase is a
-// convolution of stride 1 with its part of the weights (O, C, k) -> (C, O, k); the phases are woven into dx.
+// dx by convolving dy, phase by phase (conv.h), with the weights turned, (O, C, k) -> (C, O, k); the phases are woven into
+// dx.
 template <class T>
 class ConvDxTurned final : public Step {
  public:
