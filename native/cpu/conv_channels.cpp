@@ -7,10 +7,11 @@ namespace {
 
 // y (O x P) = w (O x CK) patches (CK x P), or dx in the same way from dy, phase by phase. A tile of results is kept in
 // registers, a vector for some channels of each; it adds up the elements of their patches, read where they lie, times
-// rows of packed weights. The tiles of results that lie side by side, those of all phases, are turned together. No lanes
-// are lost to the borders of rows, and no load of a vector crosses two cache lines: of a core's 179 GFLOP/s the loops
-// reach 170 to 175 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to 145. What
-// is lost beside them: padding the image 1 to 5 %, turning 2 to 3 %, packing weights of 512 x 512 x 9 4 %.
+// rows of packed weights. The tiles of results that lie side by side, those of all phases, are turned together. No
+// lanes are lost to the borders of rows, and no load of a vector crosses two cache lines: of a core's 179 GFLOP/s the
+// loops reach 170 to 175 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
+// 145. What is lost beside them: padding the image 1 to 9 % of the loops' time (with strides of 2 16 %), turning 2 to 3
+// %, packing weights of 512 x 512 x 9 5 %.
 template <class T>
 class ConvChannels final : public Step {
  public:

@@ -6,8 +6,8 @@
 namespace knet::cpu::conv {
 namespace {
 
-// dx by convolving dy, phase by phase (conv.h), with the weights turned, (O, C, k) -> (C, O, k); the phases are woven into
-// dx.
+// dx by convolving dy, phase by phase (conv.h), with the weights turned, (O, C, k) -> (C, O, k); the phases are woven
+// into dx.
 template <class T>
 class ConvDxTurned final : public Step {
  public:

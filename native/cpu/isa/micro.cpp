@@ -518,7 +518,7 @@ void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T
 }
 
 // The same for a window of 3 x 3 whose rows are neighbours, the results' rows P apart: each row of the plane is loaded
-// once for all results that meet it. In the order of the window's rows, upwards where those go up: the sums are the same.
+// once for all results that meet it. In the order of the window's rows, upwards where those go up: the same sums.
 template <class T, int S, int R, int P, bool Whole>
 void filter_square(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
   using V = typename Vec<T>::type;
@@ -555,8 +555,8 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
   }
   const int64_t way = f.window[0] == 3 ? f.tap[0][1] - f.tap[0][0] : 0;
   const bool square = W == 3 && f.stride[0] == S && (way == 1 || way == -1) && f.tap[0][2] - f.tap[0][1] == way;
-  // Of the rows, those that meet no row beyond the plane. They are done 8 or 4 at once: the last of them over again with
-  // those that are left (the same sums), for single rows wait for their own additions.
+  // Of the rows, those that meet no row beyond the plane. They are done 8 or 4 at once, the last of them over again
+  // with those that are left (the same sums), for single rows wait for their own additions.
   const int64_t step = f.stride[0], left = f.x[0] - 1 - most, after = left < 0 ? 0 : left / step + 1;
   const int64_t before = least >= 0 ? 0 : (step - 1 - least) / step;
   const int64_t first = before > lo ? before : lo, end = after < hi ? after : hi;
