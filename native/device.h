@@ -12,6 +12,14 @@ struct Layout {
   DType dtype = DType::F32;
   Shape shape;
   int64_t stride[kMaxRank];
+  Layout() = default;
+  Layout(const Layout& o) { *this = o; }
+  Layout& operator=(const Layout& o) {
+    dtype = o.dtype;
+    shape = o.shape;
+    copy_dims(stride, o.stride, shape.rank);
+    return *this;
+  }
   static Layout contiguous(DType, const Shape&);
   bool is_contiguous() const;  // C order, no gaps (dimensions of extent 1 are ignored; empty is contiguous)
 };

@@ -37,6 +37,9 @@ int operand_strides(const Layout& from, const Shape& shape, int64_t* stride) {
 }
 
 void Groups::reserve(size_t n) {
+  graph.values.reserve(graph.values.size() + n / 8);  // for copies
+  views.reserve(graph.values.size() + n / 8);
+  values.reserve(graph.values.size() + n / 8);
   views.resize(graph.values.size());
   values.resize(graph.values.size());
   next_node.reserve(n + n / 4);
