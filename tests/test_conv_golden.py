@@ -171,6 +171,15 @@ CASES = [  # images, groups, channels of a group in and out, extents, window, st
     (9, 1, 20, 50, (12, 12), (5, 5), (1, 1), (0, 0), (1, 1)),   # gathered; dx by columns
     (2, 1, 70, 130, (8, 9), (3, 3), (1, 1), (1, 1), (1, 1)),    # weights beyond a block of rows
     (1, 1, 300, 500, (5, 6), (1, 3), (1, 1), (0, 1), (1, 1)),   # weights beyond their part of the cache
+    (3, 2, 32, 64, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),     # vectors along the channels, several rows at once
+    (2, 1, 32, 64, (30, 41), (3, 3), (1, 1), (1, 1), (1, 1)),   # in shares and strips
+    (1, 1, 48, 62, (29, 46), (3, 3), (2, 2), (1, 1), (1, 1)),   # dx in phases
+    (2, 1, 64, 64, (14, 13), (3, 3), (2, 2), (1, 1), (1, 1)),   # dx: several rows of four phases
+    (2, 1, 32, 64, (29, 23), (3, 3), (3, 2), (2, 1), (1, 2)),
+    (2, 1, 64, 64, (12, 17), (2, 2), (3, 4), (0, 0), (1, 1)),   # phases without a tap, between others
+    (9, 1, 40, 32, (6, 5), (3, 3), (1, 1), (1, 1), (1, 1)),     # images joined
+    (1, 1, 64, 64, (500,), (9,), (2,), (4,), (3,)),             # shares of a row
+    (2, 1, 32, 64, (5, 9, 8), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)),
     (3, 1, 4, 5, (1, 1), (3, 3), (5, 5), (1, 1), (1, 1)),       # one result
     (2, 2, 3, 4, (2, 10), (1, 1), (3, 1), (0, 0), (1, 1)),      # one row of results, more of the image
     (2, 2, 3, 4, (10, 2), (1, 1), (1, 3), (0, 0), (1, 1)),

@@ -49,6 +49,39 @@ Axes axes(const Geometry& g) {
   return a;
 }
 
+Axes phase_axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
+  Axes a;
+  std::vector<int64_t> kept[3];
+  for (size_t d = 0; d < 3; ++d) {
+    a[d] = {g.y[d], (g.x[d] - at[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
+    for (int64_t k = 0; k < g.w[d]; ++k) {
+      const int64_t shift = at[d] + g.padding[d] - (g.flip ? g.w[d] - 1 - k : k) * g.dilation[d];
+      if (shift % g.stride[d] == 0) a[d].taps.push_back(shift / g.stride[d]), kept[d].push_back(k);
+    }
+  }
+  for (int64_t i : kept[0])
+    for (int64_t j : kept[1])
+      for (int64_t k : kept[2])
+        if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
+  return a;
+}
+
+int64_t phases(const Geometry& g, size_t d) { return std::min(g.stride[d], std::max<int64_t>(1, g.x[d])); }
+
+Axes all_phases(const Geometry& g) {
+  Axes a;
+  for (size_t d = 0; d < 3; ++d) {
+    a[d] = {g.y[d], (g.x[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
+    for (int64_t i = 0; i < phases(g, d); ++i) {
+      int64_t at[3] = {0, 0, 0};
+      at[d] = i;
+      const Axes phase = phase_axes(g, at, nullptr);
+      a[d].taps.insert(a[d].taps.end(), phase[d].taps.begin(), phase[d].taps.end());
+    }
+  }
+  return a;
+}
+
 }  // namespace conv
 namespace {
 

@@ -3,16 +3,20 @@
 // whole. The inner loops (isa/micro.h) take each row of a panel of B from anywhere, and that decides how each pass is
 // done:
 //
-//   conv     Direct: a vector of B is a piece of the image, read where it lies (Source: in the image itself, or in a
-//            copy with its padding, the phases of strides apart); it may reach over several rows, its lanes then close
-//            up. Gathered: where too many lanes would be lost, a panel of patches is copied together first. Lines: for
-//            three results or fewer to a group. Planes: for one channel in (depthwise), without any copy. Product: a
-//            window of 1, its image thinned first where there are strides.
-//   conv_dx  Turned: as conv with transposed weights, one convolution for each phase of the strides, or by columns:
-//            w^T dy for one channel at a time, its rows added to dx.
-//   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time, patches gathered with
-//            one run per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in
-//            order. Lines: for three results or fewer to a group, vectors along the positions.
+//   conv     Channels: vectors along the output channels, weights packed; an element of a patch is read alone, where
+//            it lies in the image (Source: itself, or a copy with its padding, the phases of strides apart). Direct:
+//            vectors along the positions, for few channels; a vector of B is a piece of the image, read where it lies;
+//            it may reach over several rows, its lanes then close up. Gathered: where too many lanes would be lost, a
+//            panel of patches is copied together first. Lines: for three results or fewer to a group. Planes: for one
+//            channel in (depthwise), without any copy. Product: a window of 1, its image thinned first where there are
+//            strides.
+//   conv_dx  Channels: vectors along the input channels, the phases of strides side by side. Turned: as conv with
+//            transposed weights, one convolution for each phase of the strides, or by columns: w^T dy for one channel
+//            at a time, its rows added to dx.
+//   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time. Channels: vectors
+//            along the output channels, images read where they lie, dy turned. Else patches are gathered with one run
+//            per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in order.
+//            Lines: for three results or fewer to a group, vectors along the positions.
 //
 // What each costs is written where it is chosen; measurements beside PyTorch's are in benchmarks/README.md.
 #pragma once
@@ -55,6 +59,14 @@ Axes axes(const Geometry&);
 inline int64_t taps(const Axes& a) { return int64_t(a[0].taps.size() * a[1].taps.size() * a[2].taps.size()); }
 inline int64_t results(const Axes& a) { return a[0].y * a[1].y * a[2].y; }
 
+// dx of strided convolutions in phases: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k
+// with a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase
+// is a convolution of stride 1 over dy with its part of the weights. Phase `at`; which elements of the window it meets
+// (unless null); how many phases a dimension has; what all phases read together.
+Axes phase_axes(const Geometry&, const int64_t* at, std::vector<int64_t>* which);
+int64_t phases(const Geometry&, size_t d);
+Axes all_phases(const Geometry&);
+
 // How the images and groups of a pass are cut into tasks: shares along dimension `d` of each, or several together.
 struct Tasks {
   size_t d;
@@ -90,6 +102,10 @@ template <class T>
 std::unique_ptr<Step> make_dx(const Geometry&);
 template <class T>
 std::unique_ptr<Step> make_dw(const Geometry&);
+
+// Vectors along the output channels (dx: `back`, the input channels), conv_channels.cpp; null where it cannot be.
+template <class T>
+std::unique_ptr<Step> make_channels(const Geometry&, bool back);
 
 // Windows of 1 (conv_product.cpp); null where they do not fit. Product: without padding and strides, forward or, if
 // `back`, dx. Thinned: the image copied together first.

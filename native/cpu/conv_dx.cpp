@@ -1,4 +1,4 @@
-// conv_dx: the image's gradient from dy and w, by turned weights or by columns.
+// conv_dx: the image's gradient from dy and w, by turned weights or by columns (or Channels, conv_channels.cpp).
 #include "cpu/conv_planes.h"
 #include "cpu/conv_sweep.h"
 #include "cpu/gemm.h"
@@ -6,32 +6,13 @@
 namespace knet::cpu::conv {
 namespace {
 
-// Phase `at` of dx as a sweep over dy; which elements of the window it meets (unless null).
-Axes phase_axes(const Geometry& g, const int64_t* at, std::vector<int64_t>* which) {
-  Axes a;
-  std::vector<int64_t> kept[3];
-  for (size_t d = 0; d < 3; ++d) {
-    a[d] = {g.y[d], (g.x[d] - at[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
-    for (int64_t k = 0; k < g.w[d]; ++k) {
-      const int64_t shift = at[d] + g.padding[d] - (g.flip ? g.w[d] - 1 - k : k) * g.dilation[d];
-      if (shift % g.stride[d] == 0) a[d].taps.push_back(shift / g.stride[d]), kept[d].push_back(k);
-    }
-  }
-  for (int64_t i : kept[0])
-    for (int64_t j : kept[1])
-      for (int64_t k : kept[2])
-        if (which) which->push_back((i * g.w[1] + j) * g.w[2] + k);
-  return a;
-}
-
-// dx by convolving dy: what lies at phase a of a stride s, x = a + s m, meets the filter's elements k with
-// a + padding - k * dilation divisible by s alone, and dy at m + (a + padding - k * dilation) / s. So each phase is a
-// convolution of stride 1 with its part of the weights (O, C, k) -> (C, O, k); the phases are woven into dx.
+// dx by convolving dy, phase by phase (conv.h), with the weights turned, (O, C, k) -> (C, O, k); the phases are woven
+// into dx.
 template <class T>
 class ConvDxTurned final : public Step {
  public:
   explicit ConvDxTurned(const Geometry& g)
-      : g_(g), all_(all(g)), source_(all_, true, kSlack<T>),
+      : g_(g), all_(all_phases(g)), source_(all_, true, kSlack<T>),
         tasks_(all_, g.images * g.groups, image_ns<T>(g), most(g)) {
     double sum = source_.in_place ? 0 : double(g.out_channels * source_.channel) * kCopyNs<T>;
     const int64_t steps[3] = {phases(g, 0), phases(g, 1), phases(g, 2)};
@@ -104,7 +85,6 @@ class ConvDxTurned final : public Step {
     std::vector<int64_t> taps;   // which elements of the window they are
     std::unique_ptr<Sweep<T>> sweep;
   };
-  static int64_t phases(const Geometry& g, int d) { return std::min(g.stride[d], std::max<int64_t>(1, g.x[d])); }
   // The phases of a share lie in L2 until they are woven.
   static int64_t most(const Geometry& g) {
     const int d = g.x[0] > g.stride[0] ? 0 : g.x[1] > g.stride[1] ? 1 : 2;
@@ -112,20 +92,6 @@ class ConvDxTurned final : public Step {
     if (g.stride[0] * g.stride[1] * g.stride[2] == 1) return int64_t(1) << 60;
     for (int e = d + 1; e < 3; ++e) size *= g.x[e];
     return std::max<int64_t>(1, (512 << 10) / std::max<int64_t>(1, size));
-  }
-  // What all phases read together.
-  static Axes all(const Geometry& g) {
-    Axes a;
-    for (size_t d = 0; d < 3; ++d) {
-      a[d] = {g.y[d], (g.x[d] + g.stride[d] - 1) / g.stride[d], 1, {}};
-      for (int64_t i = 0; i < phases(g, int(d)); ++i) {
-        int64_t at[3] = {0, 0, 0};
-        at[d] = i;
-        const Axes phase = phase_axes(g, at, nullptr);
-        a[d].taps.insert(a[d].taps.end(), phase[d].taps.begin(), phase[d].taps.end());
-      }
-    }
-    return a;
   }
   void turn(const T* w, T* to) const {
     const int64_t window = g_.window(), c_n = g_.in_channels, o_n = g_.out_channels;
@@ -315,8 +281,10 @@ std::unique_ptr<Step> make_dx(const Geometry& g) {
       const Axes a = phase_axes(g, std::array<int64_t, 3>{}.data(), nullptr);
       if (Planes::fit(a)) return make_planes<T>(a, g.images, g.groups, 1);
     }
-    auto turned = std::make_unique<ConvDxTurned<T>>(g);
-    if (turned->cost_ns <= ConvDxColumns<T>::cost(g)) return turned;
+    std::unique_ptr<Step> step = std::make_unique<ConvDxTurned<T>>(g);
+    if (auto channels = make_channels<T>(g, true); channels && channels->cost_ns < step->cost_ns)
+      step = std::move(channels);
+    if (step->cost_ns <= ConvDxColumns<T>::cost(g)) return step;
   }
   return std::make_unique<ConvDxColumns<T>>(g);
 }

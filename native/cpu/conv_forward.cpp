@@ -54,7 +54,9 @@ std::unique_ptr<Step> make_forward(const Geometry& g) {
   const Axes a = axes(g);
   if (g.in_channels == 1 && g.out_channels <= 3 && Planes::fit(a))
     return make_planes<T>(a, g.images, g.groups, g.out_channels);
-  return std::make_unique<Conv<T>>(g);
+  auto sweep = std::make_unique<Conv<T>>(g);
+  if (auto step = make_channels<T>(g, false); step && step->cost_ns < sweep->cost_ns) return step;
+  return sweep;
 }
 template std::unique_ptr<Step> make_forward<float>(const Geometry&);
 template std::unique_ptr<Step> make_forward<double>(const Geometry&);

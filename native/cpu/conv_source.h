@@ -10,6 +10,12 @@ namespace knet::cpu::conv {
 template <class T>
 constexpr int64_t kSlack = 128 / int64_t(sizeof(T));  // two of the widest vectors
 
+// Of one image and group, roughly.
+template <class T>
+double image_ns(const Geometry& g) {
+  return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
+}
+
 // To copy an element of a source.
 template <class T>
 constexpr double kCopyNs = 0.02 * double(sizeof(T));

@@ -5,12 +5,6 @@
 
 namespace knet::cpu::conv {
 
-// Of one image and group, roughly.
-template <class T>
-double image_ns(const Geometry& g) {
-  return g.work() / double(std::max<int64_t>(1, g.images * g.groups)) / (micro_of<T>().lanes * 4.0);
-}
-
 // y (O x P) = w (O x CK) patches (CK x P) for one image and group.
 template <class T>
 class Sweep {
@@ -47,9 +41,9 @@ class Sweep {
     }
     first_.push_back(int64_t(pieces_.size()));
     block_ = direct_ && a[2].taps.size() >= 3 ? kWide : kBlock;
-    // Five vectors of multiply-adds a nanosecond; two and a half where each needs a load.
+    // Four and a half vectors of multiply-adds a nanosecond; two and a half where each needs a load.
     cost_ns = double(out_channels * patch_) * (direct_ ? direct : gathered) * wanted /
-              (double(lanes) * (out_channels <= 1 ? 2.5 : 5));
+              (double(lanes) * (out_channels <= 1 ? 2.5 : 4.5));
   }
 
   double cost_ns;  // of one image and group

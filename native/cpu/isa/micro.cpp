@@ -154,6 +154,64 @@ void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int
   else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
 }
 
+template <class T, int R, int L>
+void tile_block(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add) {
+  using V = typename Vec<T>::type;
+  constexpr int kLanes = Vec<T>::lanes;
+  auto place = [&](int i, int v) __attribute__((always_inline)) {
+    return t.c + i / L * t.run_step + i % L * t.step + v * kLanes;
+  };
+  V sum[R * L][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[i][v] = add ? load(place(i, v)) : V{};
+  const T* q[R];
+  for (int r = 0; r < R; ++r) q[r] = t.a[r];
+  for (int64_t s = 0; s < k; ++s, b += 2 * kLanes) {
+    const V b0 = load(b), b1 = load(b + kLanes);
+    const int64_t at = off[s];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        const T x = q[r][at + i];
+        sum[r * L + i][0] += x * b0;
+        sum[r * L + i][1] += x * b1;
+      }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R * L; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) *reinterpret_cast<V*>(place(i, v)) = sum[i][v];
+}
+
+template <class T>
+using TileBlock = void (*)(const Tile<T>&, int64_t, const int64_t*, const T*, bool);
+
+// The blocks of R runs, by their length; null where that would be too high.
+template <class T, int R, int L>
+constexpr TileBlock<T> tile_entry() {
+  if constexpr (R * L <= kRows) return tile_block<T, R, L>;
+  else return nullptr;
+}
+template <class T, int R, int... L>
+struct TileBlocks {
+  static constexpr TileBlock<T> table[] = {tile_entry<T, R, L>()...};
+};
+template <class T, int R, int... L>
+constexpr const TileBlock<T>* tile_blocks(std::integer_sequence<int, L...>) {
+  return TileBlocks<T, R, L + 1 ...>::table;
+}
+
+template <class T>
+void tile(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add) {
+  constexpr auto lengths = std::make_integer_sequence<int, kRows>();
+  static constexpr const TileBlock<T>* tables[kRuns] = {tile_blocks<T, 1>(lengths), tile_blocks<T, 2>(lengths),
+                                                        tile_blocks<T, 3>(lengths), tile_blocks<T, 4>(lengths)};
+  tables[t.runs - 1][t.len - 1](t, k, off, b, add);
+}
+
 // V vectors of columns at a time: 8 hide the latency of the additions, and read b in long pieces.
 template <class T, int V>
 int64_t vecmat_part(int64_t j, int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ldb, T* c, bool add) {
@@ -316,7 +374,7 @@ void lines(int64_t m, int64_t k, const T* a, int64_t rsa, const int64_t* off, co
 
 template <class T>
 constexpr Micro<T> table() {
-  return {Vec<T>::lanes, kRows, panel<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
+  return {Vec<T>::lanes, kRows, panel<T>, tile<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
           filter_sums<T>, traces<T>, thin<T>, weave<T>,
           columns<T>, shifted<T>, runs<T>};
 }

@@ -48,12 +48,26 @@ struct Panel {
   const Lane<T>* order[2] = {nullptr, nullptr};
 };
 
+// Rows of A in runs of neighbours: runs <= kRuns, runs * len <= Micro::rows.
+constexpr int kRuns = 4;
+template <class T>
+struct Tile {
+  const T* a[kRuns];
+  T* c;
+  int64_t run_step, step;
+  int runs, len;
+};
+
 template <class T>
 struct Micro {
   int lanes;  // elements of a vector
   int rows;   // most rows held in registers; rows beyond that are done in blocks of about equal height
   void (*panel)(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
                 int64_t ldc, bool add);
+  // A tile of results with a packed B, two vectors (w lanes) wide:
+  //   c[r * run_step + i * step + j] (+)= sum over s < k of a[r][off[s] + i] * b[s * w + j],  r < runs, i < len, j < w
+  // Nothing else of A is read. The sum over s is in order, one fused chain.
+  void (*tile)(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add);
   // dst[p * width + j] = src[p * rs + j * cs] for p < k, j < n; zeros for n <= j < padded.
   void (*pack)(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* src, int64_t rs, int64_t cs);
   // c[j] (+)= sum over p < k of x[p * xs] * b[p * ldb + j], j < n

@@ -71,6 +71,33 @@ void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T
   }
 }
 
+// The same for a window of 3 x 3 whose rows are neighbours, the results' rows P apart: each row of the plane is loaded
+// once for all results that meet it. In the order of the window's rows, upwards where those go up: the same sums.
+template <class T, int S, int R, int P, bool Whole>
+void filter_square(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
+  using V = typename Vec<T>::type;
+  V sum[R] = {};
+  const bool down = f.tap[0][1] > f.tap[0][0];
+  const int64_t pitch = down ? f.x[1] : -f.x[1];
+  const T* row = x + ((down ? h : h + R - 1) * P + f.tap[0][0]) * f.x[1];
+  const Reach<T, S> at[3] = {reach[0], reach[1], reach[2]};
+#pragma GCC unroll 20
+  for (int p = 0; p < (R - 1) * P + 3; ++p, row += pitch) {
+    const V v[3] = {at[0].template read<Whole>(row), at[1].template read<Whole>(row), at[2].template read<Whole>(row)};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      if (const int i = p - r * P; i >= 0 && i < 3)
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; ++j) sum[r] += w[3 * i + j] * v[j];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    T* to = y + (down ? r : R - 1 - r) * f.y[1];
+    if (n >= Vec<T>::lanes) *reinterpret_cast<V*>(to) = sum[r];
+    else store_part(to, sum[r], n);
+  }
+}
+
 template <class T, int S, int W>
 void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
   constexpr int64_t L = Vec<T>::lanes;
@@ -80,11 +107,20 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
     least = f.tap[0][i] < least ? f.tap[0][i] : least;
     most = f.tap[0][i] > most ? f.tap[0][i] : most;
   }
+  const int64_t way = f.window[0] == 3 ? f.tap[0][1] - f.tap[0][0] : 0;
+  const bool square = W == 3 && f.stride[0] == S && (way == 1 || way == -1) && f.tap[0][2] - f.tap[0][1] == way;
+  // Of the rows, those that meet no row beyond the plane. They are done 8 or 4 at once, the last of them over again
+  // with those that are left (the same sums), for single rows wait for their own additions.
+  const int64_t step = f.stride[0], left = f.x[0] - 1 - most, after = left < 0 ? 0 : left / step + 1;
+  const int64_t before = least >= 0 ? 0 : (step - 1 - least) / step;
+  const int64_t first = before > lo ? before : lo, end = after < hi ? after : hi;
   for (int64_t h = lo, rows; h < hi; h += rows) {
-    auto inside = [&](int64_t n) {
-      return h + n <= hi && h * f.stride[0] + least >= 0 && (h + n - 1) * f.stride[0] + most < f.x[0];
-    };
-    rows = kVectorBytes == 64 && inside(8) ? 8 : inside(4) ? 4 : 1;
+    rows = 1;
+    if (h >= first && h < end) {
+      if (end - first >= 4) rows = 4;
+      if (kVectorBytes == 64 && end - first >= 8 && end - h > 4) rows = 8;
+      if (end - h < rows) h = end - rows;
+    }
     for (int64_t q = 0; q < f.y[1]; q += L) {
       const int64_t n = f.y[1] - q < L ? f.y[1] - q : L;
       bool whole = true;
@@ -94,6 +130,8 @@ void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int6
       auto block = [&]<int R>() {
         if (R > 1) fetch_rows<T, S>(x + ((h + R) * f.stride[0] + most) * f.x[1] + q * S, f.x[1], R * f.stride[0]);
         auto f_block = whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>;
+        if constexpr (W == 3 && R > 1)
+          if (square) f_block = whole ? filter_square<T, S, R, S, true> : filter_square<T, S, R, S, false>;
         f_block(f, reach, x, w, y + h * f.y[1] + q, h, n);
       };
       if (rows == 8) block.template operator()<8>();
@@ -126,6 +164,30 @@ void filter_sums_block(const Filter& f, const Reach<T, S>* reach, int64_t i, con
     for (int p = 0; p < K; ++p) sum[r][p] = load(sums + (r * f.window[1] + p) * L);
   }
   const Some<T> lanes = some<T>(0, n);
+  if constexpr (I == 3 && K == 3 && kVectorBytes == 64) {  // 32 registers
+    // Rows that are neighbours: what the next row of results meets again is not loaded again.
+    if (f.stride[0] == S && row[1] - row[0] == f.x[1] && row[2] - row[1] == f.x[1]) {
+      V v[3][3];
+      const T* next = row[0];
+      auto read = [&](int r) __attribute__((always_inline)) {
+        for (int p = 0; p < 3; ++p) v[r][p] = at[p].template read<Whole>(next);
+        next += f.x[1];
+      };
+      for (int r = 0; r < 3 - S && h < end; ++r) read(r);
+      for (; h < end; ++h) {
+        for (int r = 3 - S; r < 3; ++r) read(r);
+        const V y = Whole ? load(dy + h * f.y[1]) : load(dy + h * f.y[1], lanes);
+#pragma GCC unroll 3
+        for (int r = 0; r < 3; ++r)
+#pragma GCC unroll 3
+          for (int p = 0; p < 3; ++p) sum[r][p] += v[r][p] * y;
+#pragma GCC unroll 3
+        for (int r = 0; r < 3 - S; ++r)
+#pragma GCC unroll 3
+          for (int p = 0; p < 3; ++p) v[r][p] = v[r + S][p];
+      }
+    }
+  }
   for (; h < end; ++h) {
     const V y = Whole ? load(dy + h * f.y[1]) : load(dy + h * f.y[1], lanes);
 #pragma GCC unroll 3
