@@ -163,14 +163,15 @@ struct Gather {  // a strided operand brought into a register
   uint32_t item;
 };
 struct Result {  // what becomes of a register at the end of each tile (or of the run)
-  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols } what;
+  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols, ReduceSome } what;
   uint16_t out;
   Slot slot;
   uint32_t item;
-  Walk walk;
+  Walk walk;                // Scatter: where it goes; ReduceSome: which accumulator each element belongs to
   const ReduceLoops* fold = nullptr;
   Map finish = nullptr;     // accumulator type -> result type
   uint32_t acc_item = 0;
+  int64_t cells = 1;        // accumulators of a task
   size_t at = 0, stride = 0;  // where in scratch: task t's accumulators are at + t * stride
 };
 
@@ -182,12 +183,11 @@ class TileStep final : public Step {
     if (!folds) return;
     for (const Result& r : results) {
       if (r.what < Result::ReduceAll) continue;
-      int64_t n = r.what == Result::ReduceAll ? 1 : cols;
       char* acc = scratch + r.at;
       if (r.stride)
-        for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, n);
+        for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, r.cells);
       const void* from = acc;
-      r.finish(out[r.out], &from, n);
+      r.finish(out[r.out], &from, r.cells);
     }
   }
   bool may_alias(int out, int in) const override {
@@ -225,8 +225,8 @@ class TileStep final : public Step {
     for (const Code& c : prologue) execute(c, slot, 0, 0);
     if (folds)
       for (const Result& r : results)
-        if (r.what == Result::ReduceAll || (r.what == Result::ReduceCols && !by_columns))
-          r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.what == Result::ReduceAll ? 1 : cols);
+        if (r.what >= Result::ReduceAll && !(r.what == Result::ReduceCols && by_columns))
+          r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.cells);
     if (by_columns) {
       for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
         int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
@@ -277,9 +277,25 @@ class TileStep final : public Step {
         case Result::ReduceCols: {
           int64_t width = segments > 1 ? n : cols;
           o.fold->cols(scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item, from, m, width);
+          break;
+        }
+        case Result::ReduceSome: {
+          char* acc = scratch + o.at + size_t(t) * o.stride;
+          o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
+            fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
+            from += count * o.item;
+          });
         }
       }
     }
+  }
+
+  // `count` elements into one accumulator (step 0) or into as many, side by side (step 1).
+  static void fold_run(const ReduceLoops& fold, char* acc, const char* from, int64_t count, int64_t step) {
+    if (step) return fold.cols(acc, from, 1, count);
+    uint64_t partial;
+    fold.rows(&partial, from, 1, count);
+    fold.combine(acc, &partial, 1);
   }
 
   static void move(char* to, const char* from, int64_t bytes) {
@@ -555,7 +571,18 @@ class Builder {
         }
       } else {
         r.slot = as(o.reg, Reg::Full);
-        r.what = o.what == TileProgram::Output::ReduceAll ? Result::ReduceAll : Result::ReduceCols;
+        switch (o.what) {
+          case TileProgram::Output::ReduceAll: r.what = Result::ReduceAll; break;
+          case TileProgram::Output::ReduceCols:
+            r.what = Result::ReduceCols;
+            r.cells = s.cols;
+            break;
+          default:
+            r.what = Result::ReduceSome;
+            r.walk = walk_of(o.stride, Reg::Full);
+            for (int i = 0; i < p_.dims.rank; ++i) r.cells *= o.stride[i] ? p_.dims[i] : 1;
+            most_cells_ = std::max(most_cells_, r.cells);
+        }
         r.fold = &loops_of(o.reduce, dtype);
         r.acc_item = uint32_t(itemsize(DType(r.fold->acc)));
         r.finish = map_of(Op::cast, DType(r.fold->acc), o.dtype);
@@ -649,6 +676,8 @@ class Builder {
     int64_t units = s.by_columns ? s.segments : s.tiles;
     double unit_ns = s.by_columns ? tile_ns * double(s.rows) : tile_ns;
     if (s.by_columns) most = kMaxTasks;
+    // The same for other accumulators that each task has: no more of them than an eighth of the elements.
+    most = std::clamp<int64_t>(n / (8 * most_cells_), 1, most);
     s.tiles_per_task = std::max<int64_t>((units + most - 1) / most, int64_t(kTaskNs / std::max(unit_ns, 1.0)) + 1);
     if (!s.by_columns && has_rows_ && s.segments > 1)  // a row, and what is stored of it, belongs to one task
       s.tiles_per_task = (s.tiles_per_task + s.segments - 1) / s.segments * s.segments;
@@ -660,9 +689,10 @@ class Builder {
       if (r.what == Result::ReduceAll) {
         r.stride = 64;
       } else {
-        size_t bytes = (size_t(s.cols) * r.acc_item + 63) & ~size_t(63);
-        r.stride = s.by_columns ? 0 : bytes;
-        if (s.by_columns) at += bytes;
+        size_t bytes = (size_t(r.cells) * r.acc_item + 63) & ~size_t(63);
+        const bool shared = s.by_columns && r.what == Result::ReduceCols;
+        r.stride = shared ? 0 : bytes;
+        if (shared) at += bytes;
       }
       at += size_t(s.tasks) * r.stride;
     }
@@ -683,6 +713,7 @@ class Builder {
   std::vector<int> direct_;  // per instruction: the output that it writes, -1 none
   int n_slots_ = 0;
   bool has_rows_ = false, reduces_cols_ = false;
+  int64_t most_cells_ = 1;   // of the outputs that are reduced over some dimensions
   double cost_ = 0;  // ns per element
 };
 
