@@ -474,6 +474,7 @@ OTHERS = {("torch", "lenet"): ["eager", "channels-last"], ("torch", "charlm"): [
           ("jax", "linreg"): ["jit", "scan"], ("jax", "mlp"): ["jit", "scan"],
           ("autograd", "lenet"): [],  # it has no convolution to speak of
           ("numpy", "lenet"): [], ("numpy", "charlm"): []}
+PEERS = [name for name in FORMS if name != "knet"]
 STEPS = {"knet": knet_step, "torch": torch_step, "compile": torch_step, "jax": jax_step, "tf": tf_step, "mlx": mlx_step,
          "tinygrad": tinygrad_step, "autograd": autograd_step, "numpy": numpy_step}
 
@@ -510,17 +511,20 @@ def worker(framework, model, form, threads, repeats):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--models", default="linreg,softmax,mlp,lenet,charlm")
-    p.add_argument("--peers", default=",".join(FORMS).removeprefix("knet,"))
+    p.add_argument("--peers", default=",".join(PEERS), help=f"some of {', '.join(PEERS)}; each runs in all its forms")
     p.add_argument("--threads", type=int, default=interleave.CORES)
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
         return worker(*args.worker, args.threads, args.repeats)
+    peers = [name for name in args.peers.split(",") if name]
+    if unknown := set(peers) - set(PEERS):
+        p.error(f"unknown peers: {', '.join(sorted(unknown))}. Choose from {', '.join(PEERS)}.")
     print(f"{args.threads} threads; milliseconds per training step, median of {args.repeats}")
     for model in args.models.split(","):
         ours = None
-        for framework in ["knet", *args.peers.split(",")]:
+        for framework in ["knet", *peers]:
             for form in OTHERS.get((framework, model), FORMS[framework]):
                 r = interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats),
                                      threads=args.threads)

@@ -1,0 +1,134 @@
+// Nodes into groups, one group a kernel: what fuse fills, node by node, and emit reads.
+//
+// Every group has a depth: one more than the deepest group that makes its inputs, so whatever a group reads from
+// memory was made at a smaller depth. A node may therefore join the deepest groups that make its inputs, and these
+// may become one (equal depth: none reads another), without ever making a cycle.
+//
+// A group has a space, the shape it runs over (extents of 1 left out). In it a value is a register in one of two
+// classes: Full, one element per point, or Row, one per row, where a row is space[split:]. A value made in the
+// group is read as a register only if the reading strides are those under which it would be stored; any other
+// reading (transposed, sliced) goes through memory.
+#pragma once
+#include <vector>
+
+#include "plan/views.h"
+
+namespace knet {
+
+constexpr uint32_t kNone = ~0u;
+
+// Where a value is: in memory (or not made by a kernel), made by a group, waiting for its readers (deferred, free: see
+// fuse.cpp), or without elements.
+enum class State : uint8_t { Memory, Grouped, Deferred, Free, Empty };
+enum class Class : uint8_t { Full, Row, Result };  // Result: of a reduction that is complete only when the kernel ends
+
+struct Value {
+  State state = State::Memory;
+  Class cls = Class::Full;
+  bool stored = false;      // somebody reads it from memory
+  bool part = false;        // written in place into a concatenation
+  uint8_t waiting = 0;      // deferred or free: number of its nodes
+  uint32_t group = kNone;
+  uint32_t depth = 0;
+  uint32_t uses = 0;
+  uint32_t reader = kNone;  // the last tile group that reads all of it
+  uint32_t copy = kNone;    // a contiguous copy of this value
+  uint32_t source = kNone;  // deferred: the value of full size that it is made of
+};
+
+struct Group {
+  bool tile = true;
+  bool nothing = false;    // no kernel: a concatenation whose parts are in place
+  bool rows_read = false;  // a Row register is read by another instruction
+  int8_t split = -1;       // -1: not decided
+  uint32_t depth = 0;
+  uint32_t order = 0;      // the last node in it
+  int size = 0;            // instructions
+  int n_reads = 0;
+  uint32_t first_node = kNone, last_node = kNone;  // a list, linked by Groups::next_node
+  uint32_t first_read = kNone, last_read = kNone;  // values read from memory: a list in Groups::reads
+  Shape space;
+
+  // What later nodes must respect. A split of 0 (the row is everything) was only a guess until somebody reads the
+  // Row register.
+  int fixed_split() const { return split == 0 && !rows_read ? -1 : split; }
+};
+
+// How a reduction over an operand runs: not at all, over everything, over rows or columns, or as a Step of its own.
+struct Reduction {
+  enum What : uint8_t { Nothing, All, Row, Columns, Apart } what;
+  int split;
+};
+
+struct Read {
+  uint32_t value, next;
+};
+
+struct Groups {
+  Groups(Graph g, int64_t max_row) : graph(std::move(g)), max_row(max_row) {}
+
+  Graph graph;
+  const int64_t max_row;  // see Device
+  std::vector<View> views;
+  std::vector<Value> values;
+  std::vector<Group> groups;
+  std::vector<uint32_t> next_node;  // node -> the next one in its group
+  std::vector<Read> reads;
+  std::vector<Joined> joined;
+
+  uint32_t root(uint32_t v) const { return views[v].root; }
+  const Shape& shape(uint32_t v) const { return graph.values[v].shape; }
+  // The shape over which node i reads its inputs.
+  const Shape& reading_shape(uint32_t i) const;
+  Reduction classify(const Graph::Node&) const;
+  // The group that group k has become part of.
+  uint32_t find(uint32_t k) const {
+    while (parent_[k] != k) k = parent_[k] = parent_[parent_[k]];
+    return k;
+  }
+
+  void reserve(size_t n_nodes);
+  uint32_t new_group(bool tile, uint32_t depth);
+  // Node i is in g.
+  void put_node(Group& g, uint32_t i);
+  // g reads u from memory.
+  void read(Group& g, uint32_t u);
+  // Group k makes v.
+  void made(uint32_t v, uint32_t k, Class);
+  // `u` is going to be read from memory: see that it is there. Returns the depth at which it is made.
+  uint32_t in_memory(uint32_t u);
+  // Puts the maker of v and the nodes that wait for it into a group, and so a reduction.
+  void place(uint32_t v);
+  void place(uint32_t v, const Shape& over, Reduction);
+
+ private:
+  struct Leaf {  // value read by a node
+    uint32_t value, node;
+  };
+
+  void put_nodes(Group&, uint32_t first, uint32_t last);
+  void collect(uint32_t v);
+  void join(const Shape& space, Reduction, uint32_t last);
+  void set_split(Group&, int split);
+  bool has_room(const Group&, int size) const;
+  bool register_strides(Leaf, uint32_t r, const Group&, bool row) const;
+  uint32_t producers(const Shape& space, Reduction, uint32_t last, uint32_t depth, int size, bool& row);
+  uint32_t sibling(const Shape& space, Reduction, uint32_t depth, int size) const;
+  void merge(uint32_t into, uint32_t k, int split);
+
+  mutable std::vector<uint32_t> parent_;  // groups that became one; find() shortens the way
+  std::vector<uint32_t> tree_;            // nodes about to be placed together
+  std::vector<Leaf> leaves_;              // and what they read
+  std::vector<uint32_t> targets_, stack_;
+};
+
+// The extents that are not 1.
+Shape without_ones(const Shape&);
+
+// Strides of `from`, broadcast to `shape`, over the dimensions of `shape` that are not 1. Returns how many.
+int operand_strides(const Layout& from, const Shape& shape, int64_t* stride);
+
+// A kernel for each group, in the order of execution. Takes the graph.
+Schedule emit(Groups&&, Device&);
+
+}  // namespace knet
