@@ -1,50 +1,20 @@
-// The tile interpreter. A program is prepared once (Builder) and run many times (TileStep).
-//
-// The iteration space is seen as rows x cols elements in C order and cut into tiles: some whole rows, or a part of one row. A
-// tile is always a contiguous range of flat element numbers, so contiguous operands are used in place, by a pointer that moves
-// with the tile. Everything else lives in registers: pieces of a thread-local arena that stay in the cache.
+// Prepares a tile program: how its space is cut into tiles and tasks, which loop serves each instruction, and where in
+// the arena each register lies.
 #include "cpu/tile.h"
 
 #include <algorithm>
-#include <bit>
-#include <new>
 
-#include "cpu/isa.h"
-#include "cpu/isa/tile_tables.h"
-#include "cpu/threads.h"
-#include "cpu/tile_walk.h"
-
-#ifdef KNET_X86
-KNET_TILE_TABLES(v2)
-KNET_TILE_TABLES(v3)
-KNET_TILE_TABLES(v4)
-#else
-KNET_TILE_TABLES(base)
-#endif
+#include "cpu/tile_pick.h"
+#include "cpu/tile_step.h"
 
 namespace knet::cpu {
 namespace {
 
 using namespace tile;
 
-static_assert(int(DType::Bool) == kBool && int(DType::I8) == kI8 && int(DType::I64) == kI64 && int(DType::U8) == kU8 &&
-              int(DType::U64) == kU64 && int(DType::F32) == kF32 && int(DType::F64) == kF64 && kDTypes == kLanes);
-
-#ifdef KNET_X86
-const MapTable& float_maps() { return pick(v2::tile_float, v3::tile_float, v4::tile_float); }
-const MapTable& int_maps() { return pick(v2::tile_int, v3::tile_int, v4::tile_int); }
-const CastTable& casts() { return pick(v2::tile_cast, v3::tile_cast, v4::tile_cast); }
-const ReduceTable& reductions() { return pick(v2::tile_reduce, v3::tile_reduce, v4::tile_reduce); }
-#else
-const MapTable& float_maps() { return base::tile_float; }
-const MapTable& int_maps() { return base::tile_int; }
-const CastTable& casts() { return base::tile_cast; }
-const ReduceTable& reductions() { return base::tile_reduce; }
-#endif
-
-// Elements of a tile. Measured (benchmarks/tile_bench.cpp, Sapphire Rapids, AVX-512, a busy machine) with 512, 1024, 2048, 4096,
-// 8192: four operations on 1e6 floats 475, 491, 509, 585, 663 us (one loop by hand 426); LSTM cell 128x256 130, 136, 148,
-// 165, 170 us; softmax 128x1000 100, 100, 94, 94, 101 us.
+// Elements of a tile. Measured (benchmarks/tile_bench.cpp, Sapphire Rapids, AVX-512, a busy machine) with 512, 1024,
+// 2048, 4096, 8192: four operations on 1e6 floats 475, 491, 509, 585, 663 us (one loop by hand 426); LSTM cell 128x256
+// 130, 136, 148, 165, 170 us; softmax 128x1000 100, 100, 94, 94, 101 us.
 constexpr int64_t kTile = 1024;
 // Softmax of 64 rows of 16000: 0.86 ns an element, of 128 rows of 1000: 0.76; the registers still lie in L2.
 constexpr int64_t kMaxRow = 16384;
@@ -52,287 +22,11 @@ constexpr int64_t kMaxRow = 16384;
 constexpr int64_t kLongRow = 32;
 // Tasks: at most this many (each has its own partial results), none shorter than this.
 constexpr int64_t kMaxTasks = 64;
+// A kernel of so many operations computes for so long that the processor's own prefetching stops in between; it
+// fetches ahead by itself what is too large for a cache.
+constexpr size_t kMinAhead = 6;
+constexpr int64_t kAheadBytes = 1 << 20;
 constexpr double kTaskNs = 4e3;
-
-int tile_index(Op op) {
-  static const auto table = [] {
-    std::vector<int16_t> t(size_t(Op::Count_), -1);
-#define KNET_TILE(NAME, ...) t[size_t(Op::NAME)] = tile_##NAME;
-#include "tile_ops.inc"
-#undef KNET_TILE
-    return t;
-  }();
-  return table[size_t(op)];
-}
-
-[[noreturn]] void no_loop(Op op, DType t) {
-  throw Error(Error::Type, std::string("[") + info(op).name + "] does not work on " + name(t) + " arrays. Cast the array first.");
-}
-
-const MapRow& map_row(Op op, DType t) {
-  int i = tile_index(op);
-  if (i < 0) no_loop(op, t);
-  return (t == DType::F32 || t == DType::F64 ? float_maps() : int_maps()).row[i];
-}
-
-Map map_of(Op op, DType from, DType to) {
-  Map f = op == Op::cast ? casts().cast[int(from)][int(to)] : map_row(op, from).full[int(from)];
-  if (!f) no_loop(op, from);
-  return f;
-}
-
-const ReduceLoops& loops_of(Op op, DType t) {
-  Reduction r;
-  switch (op) {
-    case Op::sum: r = kSum; break;
-    case Op::prod: r = kProd; break;
-    case Op::max: r = kMax; break;
-    case Op::min: r = kMin; break;
-    case Op::any: r = kAny; break;
-    default: r = kAll;
-  }
-  const ReduceLoops& l = reductions().loops[r][int(t)];
-  if (!l.rows) no_loop(op, t);
-  return l;
-}
-
-// ns for one element on one core, for threading only. Measured on float32 with AVX-512: add 0.07, exp 0.35, tanh and sigm
-// 0.6, sin 0.75, log1p 1.4, erf 1.8.
-double element_ns(Op op, DType from, DType to) {
-  double ns = 0.02 * double(itemsize(from) + itemsize(to));
-  if (op != Op::cast && info(op).rule == DTypeRule::Float) ns += from == DType::F64 ? 2.0 : 0.5;
-  return isa() == Isa::V4 ? ns : 2 * ns;
-}
-
-// Memory of one thread for the registers of the program that it runs; grows, is freed with the thread.
-class Arena {
- public:
-  ~Arena() { ::operator delete(data_, std::align_val_t(64)); }
-  char* get(size_t bytes) {
-    if (bytes > bytes_) grow(bytes);
-    return data_;
-  }
-
- private:
-  void grow(size_t bytes) {
-    bytes = std::bit_ceil(bytes);
-    char* fresh = static_cast<char*>(::operator new(bytes, std::align_val_t(64)));
-    ::operator delete(data_, std::align_val_t(64));
-    data_ = fresh;
-    bytes_ = bytes;
-  }
-  char* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-thread_local Arena arena;
-
-using Slot = uint16_t;  // a pointer in the table of a running task
-constexpr Slot kNone = 0xffff;
-
-struct Code {
-  enum What : uint8_t {
-    Flat,    // map over the elements of the tile
-    Row,     // map over the rows of the tile
-    One,     // map over one element
-    ByRow,   // map of a full and a row operand: per row, the row operand as a scalar
-    Spread,  // row -> full
-    Fill,    // scalar -> `count` elements
-    Fold,    // full -> row: reduce, then convert the accumulators
-  } what;
-  uint8_t n_src = 0;
-  uint8_t row_src = 0;     // ByRow: which source is the row
-  Slot dst, src[4], acc = kNone;
-  uint32_t item = 0, src_item = 0;  // bytes of an element of dst and of the full source (ByRow), of the row source (Spread)
-  Map map = nullptr;
-  const ReduceLoops* fold = nullptr;
-  int64_t count = 0;
-};
-
-struct Moving {  // a slot that points into an operand and moves with the tile
-  enum What : uint8_t { Full, Row, Col } what;
-  bool out;
-  Slot slot;
-  uint16_t operand;
-  uint32_t item;
-};
-struct Gather {  // a strided operand brought into a register
-  Walk walk;
-  bool row;
-  Slot slot;
-  uint16_t operand;
-  uint32_t item;
-};
-struct Result {  // what becomes of a register at the end of each tile (or of the run)
-  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols, ReduceSome } what;
-  uint16_t out;
-  Slot slot;
-  uint32_t item;
-  Walk walk;                // Scatter: where it goes; ReduceSome: which accumulator each element belongs to
-  const ReduceLoops* fold = nullptr;
-  Map finish = nullptr;     // accumulator type -> result type
-  uint32_t acc_item = 0;
-  int64_t cells = 1;        // accumulators of a task
-  size_t at = 0, stride = 0;  // where in scratch: task t's accumulators are at + t * stride
-};
-
-class TileStep final : public Step {
- public:
-  void run(char* const* out, const char* const* in, char* scratch) const override {
-    if (tasks == 1) task(0, out, in, scratch);
-    else parallel(tasks, cost_ns, [&](int64_t t) { task(t, out, in, scratch); });
-    if (!folds) return;
-    for (const Result& r : results) {
-      if (r.what < Result::ReduceAll) continue;
-      char* acc = scratch + r.at;
-      if (r.stride)
-        for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, r.cells);
-      const void* from = acc;
-      r.finish(out[r.out], &from, r.cells);
-    }
-  }
-  bool may_alias(int out, int in) const override {
-    return written[size_t(out)] >= 0 && read[size_t(in)] >= -1 && out_item[size_t(out)] == in_item[size_t(in)] &&
-           read[size_t(in)] <= written[size_t(out)];
-  }
-  std::string text() const override { return description; }
-
-  int64_t rows = 1, cols = 1, tile_rows = 1, tile_cols = 1, segments = 1;  // segments: tiles to a row
-  int64_t tiles = 0, tiles_per_task = 1, tasks = 1;
-  bool by_columns = false;  // tasks are column blocks, each through all rows
-  bool folds = false;
-  size_t arena_bytes = 0;
-  int n_slots = 0;
-  std::vector<std::pair<Slot, size_t>> registers;  // slot, offset in the arena
-  std::vector<std::pair<Slot, uint16_t>> fixed;    // scalar inputs
-  std::vector<Moving> moving;
-  std::vector<Gather> gathers, once;               // per tile; per task
-  std::vector<Code> prologue, body;                // per task; per tile
-  std::vector<Result> results;
-  // For may_alias: when (instruction number) an in-place readable input is read last (-2: not in place), and when a contiguous
-  // full output is written (-1: it is none).
-  std::vector<int> read, written;
-  std::vector<size_t> in_item, out_item;
-  std::string description;
-
- private:
-  void task(int64_t t, char* const* out, const char* const* in, char* scratch) const {
-    char* base = arena.get(arena_bytes);
-    char** slot = reinterpret_cast<char**>(base);
-    for (auto [s, offset] : registers) slot[s] = base + offset;
-    for (auto [s, i] : fixed) slot[s] = const_cast<char*>(in[i]);
-    if (tiles)
-      for (const Gather& g : once) gather(g.walk, g.item, slot[g.slot], in[g.operand], 0, g.row ? tile_rows : tile_rows * tile_cols);
-    for (const Code& c : prologue) execute(c, slot, 0, 0);
-    if (folds)
-      for (const Result& r : results)
-        if (r.what >= Result::ReduceAll && !(r.what == Result::ReduceCols && by_columns))
-          r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.cells);
-    if (by_columns) {
-      for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
-        int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
-        for (const Result& r : results)
-          if (r.what == Result::ReduceCols) r.fold->identity(scratch + r.at + size_t(c) * r.acc_item, n);
-        for (int64_t r = 0; r < rows; ++r) tile(r, 1, c, n, t, slot, out, in, scratch);
-      }
-    } else if (segments > 1) {
-      for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
-        int64_t r = k / segments, c = (k - r * segments) * tile_cols;
-        tile(r, 1, c, std::min(tile_cols, cols - c), t, slot, out, in, scratch);
-      }
-    } else {
-      for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
-        int64_t r = k * tile_rows, m = std::min(tile_rows, rows - r);
-        tile(r, m, 0, m * cols, t, slot, out, in, scratch);
-      }
-    }
-    if (t == 0)
-      for (const Result& r : results)
-        if (r.what == Result::One) std::memcpy(out[r.out], slot[r.slot], r.item);
-  }
-
-  // Rows [r, r + m), n elements in all from column c on.
-  void tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out, const char* const* in,
-            char* scratch) const {
-    const int64_t at = r * cols + c;
-    for (const Moving& v : moving) {
-      char* p = v.out ? out[v.operand] : const_cast<char*>(in[v.operand]);
-      slot[v.slot] = p + (v.what == Moving::Full ? at : v.what == Moving::Row ? r : c) * v.item;
-    }
-    for (const Gather& g : gathers) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
-    for (const Code& code : body) execute(code, slot, m, n);
-    for (const Result& o : results) {
-      const char* from = slot[o.slot];
-      switch (o.what) {
-        case Result::Copy: move(out[o.out] + at * o.item, from, n * o.item); break;
-        case Result::CopyRow: move(out[o.out] + r * o.item, from, m * o.item); break;
-        case Result::Scatter: scatter(o.walk, o.item, out[o.out], from, at, n); break;
-        case Result::ScatterRow: scatter(o.walk, o.item, out[o.out], from, r, m); break;
-        case Result::One: break;
-        case Result::ReduceAll: {
-          uint64_t partial;
-          o.fold->rows(&partial, from, 1, n);
-          o.fold->combine(scratch + o.at + size_t(t) * o.stride, &partial, 1);
-          break;
-        }
-        case Result::ReduceCols: {
-          int64_t width = segments > 1 ? n : cols;
-          o.fold->cols(scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item, from, m, width);
-          break;
-        }
-        case Result::ReduceSome: {
-          char* acc = scratch + o.at + size_t(t) * o.stride;
-          o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
-            fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
-            from += count * o.item;
-          });
-        }
-      }
-    }
-  }
-
-  // `count` elements into one accumulator (step 0) or into as many, side by side (step 1).
-  static void fold_run(const ReduceLoops& fold, char* acc, const char* from, int64_t count, int64_t step) {
-    if (step) return fold.cols(acc, from, 1, count);
-    uint64_t partial;
-    fold.rows(&partial, from, 1, count);
-    fold.combine(acc, &partial, 1);
-  }
-
-  static void move(char* to, const char* from, int64_t bytes) {
-    if (to != from) std::memcpy(to, from, size_t(bytes));
-  }
-
-  void execute(const Code& c, char** slot, int64_t m, int64_t n) const {
-    const void* src[4] = {slot[c.src[0]], slot[c.src[1]], slot[c.src[2]], slot[c.src[3]]};
-    char* dst = slot[c.dst];
-    switch (c.what) {
-      case Code::Flat: c.map(dst, src, n); break;
-      case Code::Row: c.map(dst, src, m); break;
-      case Code::One: c.map(dst, src, 1); break;
-      case Code::ByRow: {
-        const int64_t width = n / m, step[2] = {c.row_src == 0 ? c.src_item : width * c.src_item,
-                                                c.row_src == 1 ? c.src_item : width * c.src_item};
-        for (int64_t r = 0; r < m; ++r) {
-          c.map(dst, src, width);
-          dst += width * c.item;
-          src[0] = static_cast<const char*>(src[0]) + step[0];
-          src[1] = static_cast<const char*>(src[1]) + step[1];
-        }
-        break;
-      }
-      case Code::Spread: casts().spread[std::countr_zero(c.item)](dst, src[0], m, n / m); break;
-      case Code::Fill: casts().splat[std::countr_zero(c.item)](dst, src[0], c.count); break;
-      case Code::Fold: {
-        char* acc = slot[c.acc];
-        c.fold->rows(acc, src[0], m, n / m);
-        const void* from = acc;
-        c.map(dst, &from, m);
-      }
-    }
-  }
-};
-
-// ---- preparation ----
 
 class Builder {
  public:
@@ -515,7 +209,8 @@ class Builder {
     for (int k = c.what == Code::Fold ? 1 : c.n_src; k < 4; ++k) c.src[k] = c.src[0];
     v.first = int(step_->body.size());
     if (direct_[i] >= 0 && in.cls != Reg::Scalar) {
-      step_->moving.push_back({in.cls == Reg::Row ? Moving::Row : Moving::Full, true, v.slot, uint16_t(direct_[i]), c.item});
+      const auto what = in.cls == Reg::Row ? Moving::Row : Moving::Full;
+      step_->moving.push_back({what, true, v.slot, uint16_t(direct_[i]), c.item});
       v.placed = true;
     }
     (c.what == Code::One ? step_->prologue : step_->body).push_back(c);
@@ -566,7 +261,8 @@ class Builder {
         } else {
           r.walk = walk_of(o.stride, cls);
           bool flat = r.walk.contiguous();
-          r.what = cls == Reg::Full ? (flat ? Result::Copy : Result::Scatter) : (flat ? Result::CopyRow : Result::ScatterRow);
+          if (cls == Reg::Full) r.what = flat ? Result::Copy : Result::Scatter;
+          else r.what = flat ? Result::CopyRow : Result::ScatterRow;
           cost_ += cls == Reg::Full ? (flat ? 0.1 : 0.5) : 0;
         }
       } else {
@@ -576,6 +272,10 @@ class Builder {
           case TileProgram::Output::ReduceCols:
             r.what = Result::ReduceCols;
             r.cells = s.cols;
+            if (o.reduce == Op::sum && dtype == DType::F32 && s.tile_rows < kNearRows) {
+              r.near = temporary(Reg::Full, dtype, true);
+              r.add = map_of(Op::add, dtype, dtype);
+            }
             break;
           default:
             r.what = Result::ReduceSome;
@@ -594,7 +294,8 @@ class Builder {
     }
   }
 
-  // Registers to places in the arena: each from its first to its last use, freed places are taken again (the hottest memory).
+  // Registers to places in the arena: each from its first to its last use, freed places are taken again (the hottest
+  // memory).
   void allocate() {
     TileStep& s = *step_;
     std::vector<Value*> by_slot(size_t(n_slots_), nullptr);
@@ -667,7 +368,9 @@ class Builder {
   void tasks() {
     TileStep& s = *step_;
     const int64_t n = s.rows * s.cols;
-    for (const Gather& g : s.gathers) cost_ += g.row ? 0 : g.walk.rank && g.walk.stride[g.walk.rank - 1] == 1 ? 0.1 : 0.6;
+    s.ahead = s.body.size() >= kMinAhead && n * 4 >= kAheadBytes;
+    for (const Gather& g : s.gathers)
+      cost_ += g.row ? 0 : g.walk.rank && g.walk.stride[g.walk.rank - 1] == 1 ? 0.1 : 0.6;
     s.cost_ns = cost_ * double(n) + 10.0 * double(s.body.size()) * double(s.tiles) + 30;
     const double tile_ns = s.cost_ns / double(std::max<int64_t>(s.tiles, 1));
     // Partial rows are combined at the end: no more of them than an eighth of the rows, or column blocks instead.
@@ -693,6 +396,7 @@ class Builder {
         const bool shared = s.by_columns && r.what == Result::ReduceCols;
         r.stride = shared ? 0 : bytes;
         if (shared) at += bytes;
+        if (s.segments > 1 && !s.by_columns) r.near = kNone;  // the tiles of a task are not one below the other
       }
       at += size_t(s.tasks) * r.stride;
     }

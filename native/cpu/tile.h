@@ -1,4 +1,5 @@
-// The tile interpreter: fused elementwise programs, with reductions at their ends, on the CPU (native/device.h, TileProgram).
+// The tile interpreter: fused elementwise programs, with reductions at their ends, on the CPU (native/device.h,
+// TileProgram). A program is prepared once (tile.cpp) and run many times (tile_step.h).
 #pragma once
 #include "device.h"
 

@@ -7,7 +7,7 @@ import math
 
 from .ops.define import ops
 from .ops.random import normal, uniform
-from .ops.shape import default_float
+from .ops.create import default_float
 
 __all__ = ["gaussian", "xavier", "xavier_uniform", "xavier_normal", "xavier_v08", "bilinear"]
 

@@ -1,6 +1,7 @@
 // The planner (fuse, place, program) against direct evaluation, on a naive device. Stands alone:
 //   g++ -std=c++20 -O1 -Inative -I<generated> tests/native/plan_test.cpp
-//       native/plan/{graph,views,fuse,groups,emit,place,describe,program}.cpp native/{types,device}.cpp native/trace/{op,infer}.cpp
+//       native/plan/{graph,views,groups,fuse,emit,place,describe,program}.cpp native/{types,device}.cpp
+//       native/trace/{op,infer*}.cpp
 // Arithmetic here is modulo 97 on whole numbers, so that every order of every operation gives the same elements
 // exactly.
 #include <algorithm>

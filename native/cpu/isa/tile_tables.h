@@ -4,7 +4,7 @@
 
 namespace knet::cpu::tile {
 
-// Element types, numbered as knet::DType (tile.cpp checks it). Not knet/types.h itself: files built per instruction
+// Element types, numbered as knet::DType (tile_pick.cpp checks it). Not knet/types.h itself: files built per instruction
 // set see no header with inline functions that the linker could merge.
 enum Lane : int { kBool, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64, kF16, kBF16, kF32, kF64, kC64, kC128, kLanes };
 

@@ -9,8 +9,9 @@ import functools
 import math
 import operator
 
+from .create import default_float
 from .define import function, np, ops, primitive, sample
-from .shape import as_array, default_float
+from .shape import as_array
 
 # ---- references: a sum over the elements of the filter, each of which meets a strided part of the image
 

@@ -5,8 +5,9 @@ several times, additions add up and, of assignments, the last one stays.
 """
 import math
 
+from .create import default_float
 from .define import face, function, np, ops, primitive, sample
-from .shape import _zeros, as_array, default_float, norm_axis, part, ravel, reshape
+from .shape import _zeros, as_array, norm_axis, part, ravel, reshape
 
 # ---- primitives
 

@@ -7,8 +7,9 @@ import math
 import operator
 import os
 
+from .create import default_float
 from .define import function, np, ops, primitive, sample
-from .shape import as_array, as_shape, default_float, norm_axis, part, reshape
+from .shape import as_array, as_shape, norm_axis, part, reshape
 
 _MASK = (1 << 64) - 1
 

@@ -1,0 +1,211 @@
+// Runs a tile program: tasks over tiles, and for each tile the whole list of operations.
+#include "cpu/tile_step.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+#include "cpu/threads.h"
+#include "cpu/tile_pick.h"
+
+namespace knet::cpu::tile {
+namespace {
+
+// Memory of one thread for the registers of the program that it runs; grows, is freed with the thread.
+class Arena {
+ public:
+  ~Arena() { ::operator delete(data_, std::align_val_t(64)); }
+  char* get(size_t bytes) {
+    if (bytes > bytes_) grow(bytes);
+    return data_;
+  }
+
+ private:
+  void grow(size_t bytes) {
+    bytes = std::bit_ceil(bytes);
+    char* fresh = static_cast<char*>(::operator new(bytes, std::align_val_t(64)));
+    ::operator delete(data_, std::align_val_t(64));
+    data_ = fresh;
+    bytes_ = bytes;
+  }
+  char* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+thread_local Arena arena;
+
+void move(char* to, const char* from, int64_t bytes) {
+  if (to != from) std::memcpy(to, from, size_t(bytes));
+}
+
+// `count` elements into one accumulator (step 0) or into as many, side by side (step 1).
+void fold_run(const ReduceLoops& fold, char* acc, const char* from, int64_t count, int64_t step) {
+  if (step) return fold.cols(acc, from, 1, count);
+  uint64_t partial;
+  fold.rows(&partial, from, 1, count);
+  fold.combine(acc, &partial, 1);
+}
+
+void execute(const Code& c, char** slot, int64_t m, int64_t n) {
+  const void* src[4] = {slot[c.src[0]], slot[c.src[1]], slot[c.src[2]], slot[c.src[3]]};
+  char* dst = slot[c.dst];
+  switch (c.what) {
+    case Code::Flat: c.map(dst, src, n); break;
+    case Code::Row: c.map(dst, src, m); break;
+    case Code::One: c.map(dst, src, 1); break;
+    case Code::ByRow: {
+      const int64_t width = n / m, step[2] = {c.row_src == 0 ? c.src_item : width * c.src_item,
+                                              c.row_src == 1 ? c.src_item : width * c.src_item};
+      for (int64_t r = 0; r < m; ++r) {
+        c.map(dst, src, width);
+        dst += width * c.item;
+        src[0] = static_cast<const char*>(src[0]) + step[0];
+        src[1] = static_cast<const char*>(src[1]) + step[1];
+      }
+      break;
+    }
+    case Code::Spread: casts().spread[std::countr_zero(c.item)](dst, src[0], m, n / m); break;
+    case Code::Fill: casts().splat[std::countr_zero(c.item)](dst, src[0], c.count); break;
+    case Code::Fold: {
+      char* acc = slot[c.acc];
+      c.fold->rows(acc, src[0], m, n / m);
+      const void* from = acc;
+      c.map(dst, &from, m);
+    }
+  }
+}
+
+}  // namespace
+
+void TileStep::run(char* const* out, const char* const* in, char* scratch) const {
+  if (tasks == 1) task(0, out, in, scratch);
+  else parallel(tasks, cost_ns, [&](int64_t t) { task(t, out, in, scratch); });
+  if (!folds) return;
+  for (const Result& r : results) {
+    if (r.what < Result::ReduceAll) continue;
+    char* acc = scratch + r.at;
+    if (r.stride)
+      for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, r.cells);
+    const void* from = acc;
+    r.finish(out[r.out], &from, r.cells);
+  }
+}
+
+bool TileStep::may_alias(int out, int in) const {
+  return written[size_t(out)] >= 0 && read[size_t(in)] >= -1 && out_item[size_t(out)] == in_item[size_t(in)] &&
+         read[size_t(in)] <= written[size_t(out)];
+}
+
+void TileStep::task(int64_t t, char* const* out, const char* const* in, char* scratch) const {
+  char* base = arena.get(arena_bytes);
+  char** slot = reinterpret_cast<char**>(base);
+  for (auto [s, offset] : registers) slot[s] = base + offset;
+  for (auto [s, i] : fixed) slot[s] = const_cast<char*>(in[i]);
+  if (tiles)
+    for (const Gather& g : once)
+      gather(g.walk, g.item, slot[g.slot], in[g.operand], 0, g.row ? tile_rows : tile_rows * tile_cols);
+  for (const Code& c : prologue) execute(c, slot, 0, 0);
+  if (folds)
+    for (const Result& r : results)
+      if (r.what >= Result::ReduceAll && !(r.what == Result::ReduceCols && by_columns))
+        r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.cells);
+  auto clear = [&](const Result& r) { std::memset(slot[r.near], 0, size_t(tile_cols) * r.item); };
+  auto flush = [&](int64_t c, int64_t n) {  // what the last few rows have left
+    for (const Result& r : results)
+      if (r.near != kNone)
+        r.fold->cols(scratch + r.at + size_t(t) * r.stride + size_t(c) * r.acc_item, slot[r.near], 1, n), clear(r);
+  };
+  for (const Result& r : results)
+    if (r.near != kNone) clear(r);
+  if (by_columns) {
+    for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
+      int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
+      for (const Result& r : results)
+        if (r.what == Result::ReduceCols) r.fold->identity(scratch + r.at + size_t(c) * r.acc_item, n);
+      for (int64_t r = 0; r < rows; ++r) tile(r, 1, c, n, t, slot, out, in, scratch);
+      flush(c, n);
+    }
+  } else if (segments > 1) {
+    for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+      int64_t r = k / segments, c = (k - r * segments) * tile_cols;
+      tile(r, 1, c, std::min(tile_cols, cols - c), t, slot, out, in, scratch);
+    }
+  } else {
+    for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+      int64_t r = k * tile_rows, m = std::min(tile_rows, rows - r);
+      tile(r, m, 0, m * cols, t, slot, out, in, scratch);
+    }
+    flush(0, cols);
+  }
+  if (t == 0)
+    for (const Result& r : results)
+      if (r.what == Result::One) std::memcpy(out[r.out], slot[r.slot], r.item);
+}
+
+// Rows [r, r + m), n elements in all from column c on.
+void TileStep::tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out,
+                    const char* const* in, char* scratch) const {
+  const int64_t at = r * cols + c;
+  for (const Moving& v : moving) {
+    char* p = v.out ? out[v.operand] : const_cast<char*>(in[v.operand]);
+    slot[v.slot] = p + (v.what == Moving::Full ? at : v.what == Moving::Row ? r : c) * v.item;
+  }
+  for (const Gather& g : gathers) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
+  if (ahead) {
+    // The same part of each operand in the next tile is fetched meanwhile, a few lines with every operation.
+    const int64_t next = by_columns ? cols : n, count = int64_t(body.size());
+    for (int64_t k = 0; k < count; ++k) {
+      for (const Moving& v : moving) {
+        if (v.what != Moving::Full) continue;
+        const char* p = (v.out ? out[v.operand] : in[v.operand]) + (at + next) * v.item;
+        const int64_t lines = (n * v.item + 63) / 64;
+        for (int64_t l = lines * k / count, end = lines * (k + 1) / count; l < end; ++l) __builtin_prefetch(p + 64 * l);
+      }
+      execute(body[size_t(k)], slot, m, n);
+    }
+  } else {
+    for (const Code& code : body) execute(code, slot, m, n);
+  }
+  for (const Result& o : results) {
+    const char* from = slot[o.slot];
+    switch (o.what) {
+      case Result::Copy: move(out[o.out] + at * o.item, from, n * o.item); break;
+      case Result::CopyRow: move(out[o.out] + r * o.item, from, m * o.item); break;
+      case Result::Scatter: scatter(o.walk, o.item, out[o.out], from, at, n); break;
+      case Result::ScatterRow: scatter(o.walk, o.item, out[o.out], from, r, m); break;
+      case Result::One: break;
+      case Result::ReduceAll: {
+        uint64_t partial;
+        o.fold->rows(&partial, from, 1, n);
+        o.fold->combine(scratch + o.at + size_t(t) * o.stride, &partial, 1);
+        break;
+      }
+      case Result::ReduceCols: {
+        const int64_t width = segments > 1 ? n : cols;
+        char* acc = scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item;
+        if (o.near == kNone) {
+          o.fold->cols(acc, from, m, width);
+          break;
+        }
+        char* near = slot[o.near];
+        for (int64_t i = 0; i < m; ++i, from += width * o.item) {
+          const void* both[2] = {near, from};
+          o.add(near, both, width);
+        }
+        if (r / kNearRows != (r + m) / kNearRows) {
+          o.fold->cols(acc, near, 1, width);
+          std::memset(near, 0, size_t(width) * o.item);
+        }
+        break;
+      }
+      case Result::ReduceSome: {
+        char* acc = scratch + o.at + size_t(t) * o.stride;
+        o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
+          fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
+          from += count * o.item;
+        });
+      }
+    }
+  }
+}
+
+}  // namespace knet::cpu::tile
