@@ -12,6 +12,14 @@ struct Layout {
   DType dtype = DType::F32;
   Shape shape;
   int64_t stride[kMaxRank];
+  Layout() = default;
+  Layout(const Layout& o) { *this = o; }
+  Layout& operator=(const Layout& o) {
+    dtype = o.dtype;
+    shape = o.shape;
+    copy_dims(stride, o.stride, shape.rank);
+    return *this;
+  }
   static Layout contiguous(DType, const Shape&);
   bool is_contiguous() const;  // C order, no gaps (dimensions of extent 1 are ignored; empty is contiguous)
 };
@@ -82,8 +90,9 @@ struct MemoryStats {
 class Device {
  public:
   virtual ~Device() = default;
-  // Can `op` read input `i` in this layout? If not the planner copies it to a contiguous one first.
-  virtual bool accepts(Op op, int i, const Layout&) const = 0;
+  // Should `op` read input `i` in this layout, which so many steps read? If not the planner makes a contiguous copy for
+  // all of them.
+  virtual bool accepts(Op op, int i, const Layout&, uint32_t readers) const = 0;
   // Steps are shared by all plans that need the same.
   virtual std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                                            std::span<const int64_t> attrs) = 0;

@@ -9,20 +9,13 @@ namespace knet {
 
 namespace {
 
-struct TypeInfo {
-  const char* name;
-  uint8_t bytes;
-};
-constexpr TypeInfo kTypes[kDTypes] = {
-    {"bool", 1},     {"int8", 1},    {"int16", 2},   {"int32", 4},     {"int64", 8},
-    {"uint8", 1},    {"uint16", 2},  {"uint32", 4},  {"uint64", 8},    {"float16", 2},
-    {"bfloat16", 2}, {"float32", 4}, {"float64", 8}, {"complex64", 8}, {"complex128", 16},
-};
+constexpr const char* kNames[kDTypes] = {"bool",   "int8",    "int16",    "int32",   "int64",   "uint8",     "uint16",    "uint32",
+                                         "uint64", "float16", "bfloat16", "float32", "float64", "complex64", "complex128"};
 
 constexpr bool is_complex(DType t) { return t >= DType::C64; }
 constexpr bool is_integer(DType t) { return t >= DType::I8 && t <= DType::U64; }
 constexpr bool is_signed(DType t) { return t >= DType::I8 && t <= DType::I64; }
-constexpr int bytes_of(DType t) { return kTypes[int(t)].bytes; }
+constexpr int bytes_of(DType t) { return kItemsize[int(t)]; }
 
 // The least float type that holds every value of an integer or boolean type (64 bits: float64 by convention).
 constexpr DType float_holding(DType t) {
@@ -104,15 +97,9 @@ T get(const void* from) {
   return t;
 }
 
-[[noreturn]] void rank_error(size_t rank) {
-  throw Error(Error::Value, "[shape] an array of " + std::to_string(rank) + " dimensions: at most " +
-                                std::to_string(kMaxRank) + " are supported. Join some of them with reshape.");
-}
-
 }  // namespace
 
-size_t itemsize(DType t) { return kTypes[int(t)].bytes; }
-const char* name(DType t) { return t < DType::Count ? kTypes[int(t)].name : "unknown"; }
+const char* name(DType t) { return t < DType::Count ? kNames[int(t)] : "unknown"; }
 DType promote(DType a, DType b) { return kPromote[int(a)][int(b)]; }
 
 DType to_float(DType t) {
@@ -123,14 +110,14 @@ DType to_float(DType t) {
 Shape::Shape(std::initializer_list<int64_t> d) : Shape(std::span<const int64_t>(d.begin(), d.size())) {}
 
 Shape::Shape(std::span<const int64_t> d) {
-  if (d.size() > size_t(kMaxRank)) rank_error(d.size());
+  if (d.size() > size_t(kMaxRank)) too_many(d.size());
   rank = int32_t(d.size());
   std::copy(d.begin(), d.end(), dim);
 }
 
-void Shape::push(int64_t d) {
-  if (rank == kMaxRank) rank_error(kMaxRank + 1);
-  dim[rank++] = d;
+void Shape::too_many(size_t rank) {
+  throw Error(Error::Value, "[shape] an array of " + std::to_string(rank) + " dimensions: at most " +
+                                std::to_string(kMaxRank) + " are supported. Join some of them with reshape.");
 }
 
 std::string str(const Shape& s) {

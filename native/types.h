@@ -16,7 +16,8 @@ enum class DType : uint8_t {
 };
 inline constexpr int kDTypes = int(DType::Count);
 
-size_t itemsize(DType);               // bytes of one element
+inline constexpr uint8_t kItemsize[kDTypes] = {1, 1, 2, 4, 8, 1, 2, 4, 8, 2, 2, 4, 8, 8, 16};
+inline size_t itemsize(DType t) { return kItemsize[int(t)]; }  // bytes of one element
 const char* name(DType);              // NumPy's name: "float32"
 inline bool is_float(DType t) { return t >= DType::F16 && t <= DType::F64; }
 inline bool is_signed_int(DType t) { return t >= DType::I8 && t <= DType::I64; }
@@ -29,6 +30,13 @@ DType to_float(DType);
 
 inline constexpr int kMaxRank = 12;
 
+// A copy of fixed size is two moves; planning copies shapes all the time, and nearly all have few dimensions.
+inline void copy_dims(int64_t* to, const int64_t* from, int rank) {
+  constexpr int kFew = 4;
+  std::memcpy(to, from, sizeof(int64_t) * kFew);
+  if (rank > kFew) [[unlikely]] std::memcpy(to + kFew, from + kFew, sizeof(int64_t) * size_t(rank - kFew));
+}
+
 // Dimensions, outermost first. Plain data: copied freely, compared by value.
 struct Shape {
   int32_t rank = 0;
@@ -40,13 +48,16 @@ struct Shape {
   Shape(const Shape& o) { *this = o; }
   Shape& operator=(const Shape& o) {
     rank = o.rank;
-    std::memcpy(dim, o.dim, sizeof(int64_t) * size_t(o.rank));
+    copy_dims(dim, o.dim, rank);
     return *this;
   }
   int64_t operator[](int i) const { return dim[i]; }
   int64_t& operator[](int i) { return dim[i]; }
   bool operator==(const Shape& o) const {
-    return rank == o.rank && !std::memcmp(dim, o.dim, sizeof(int64_t) * size_t(rank));
+    if (rank != o.rank) return false;
+    for (int i = 0; i < rank; ++i)
+      if (dim[i] != o.dim[i]) return false;
+    return true;
   }
   int64_t size() const {
     int64_t n = 1;
@@ -56,7 +67,13 @@ struct Shape {
   std::span<const int64_t> dims() const { return {dim, size_t(rank)}; }
   const int64_t* begin() const { return dim; }
   const int64_t* end() const { return dim + rank; }
-  void push(int64_t d);                               // append; throws above kMaxRank
+  void push(int64_t d) {                              // append; throws above kMaxRank
+    if (rank == kMaxRank) [[unlikely]] too_many(kMaxRank + 1);
+    dim[rank++] = d;
+  }
+
+ private:
+  [[noreturn]] static void too_many(size_t dimensions);
 };
 std::string str(const Shape&);                        // "(3, 4)", "(5,)", "()"
 

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm") or "asan"
 
 
 def counts():
+    gc.collect()
     knet._core.run()
     m = knet.memory()
     return {k: m[k] for k in ("live", "plans", "plan_bytes", "templates", "pending")}

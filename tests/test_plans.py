@@ -68,8 +68,8 @@ def charlm():
 
 
 # Kernels of a gradient and of an update. Of charlm's, 4 belong to each of the 20 steps: a product and a cell forward, the
-# same backward.
-KERNELS = {linreg: (3, 2), softmax: (7, 2), mlp: (12, 4), lenet: (26, 8), charlm: (105, 5)}
+# same backward; one turns the weights for all products backward.
+KERNELS = {linreg: (3, 2), softmax: (7, 2), mlp: (12, 4), lenet: (26, 8), charlm: (106, 5)}
 
 
 @pytest.mark.parametrize("model", KERNELS, ids=lambda m: m.__name__)
@@ -167,7 +167,7 @@ print(told["peak"], knet.memory()["peak"], told["held"])"""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     told, seen, held = map(int, out.split())
-    assert held < seen and abs(told - seen) <= 0.03 * seen + 4096  # memory comes in rounded pieces
+    assert held < seen and abs(told - seen) <= 0.05 * seen + 4096  # memory comes in rounded pieces
 
 
 def test_memory_of_a_function_that_reads():

@@ -281,7 +281,7 @@ class ConcatenateStep : public Step {
   int64_t tasks_ = 0;
 };
 
-bool any_layout(Op, int, const Layout&) { return true; }
+bool any_layout(Op, int, const Layout&, uint32_t) { return true; }
 
 Register copies({Op::copy}, [](Op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t>)
                                 -> std::unique_ptr<Step> { return std::make_unique<CopyStep>(out[0], in[0]); },

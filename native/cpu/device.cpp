@@ -17,8 +17,15 @@ class Steps {
  public:
   using Key = std::vector<int64_t>;
 
+  // An empty key, whose memory is used again.
+  static Key& key() {
+    static thread_local Key key;
+    key.clear();
+    return key;
+  }
+
   template <class Make>
-  std::shared_ptr<const Step> get(Key key, Make make) {
+  std::shared_ptr<const Step> get(const Key& key, Make make) {
     uint64_t h = 0x9e3779b97f4a7c15ull;
     for (int64_t w : key) h = (h ^ uint64_t(w)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
     {
@@ -30,7 +37,7 @@ class Steps {
     std::shared_ptr<const Step> made = make();
     std::lock_guard lock(mutex_);
     if (known_.size() >= kMost) known_.clear();  // plans hold on to their own
-    known_.emplace(h, std::pair(std::move(key), made));
+    known_.emplace(h, std::pair(key, made));
     return made;
   }
 
@@ -42,15 +49,15 @@ class Steps {
 
 void append(Steps::Key& key, const Layout& l) {
   key.push_back(int64_t(l.dtype) | int64_t(l.shape.rank) << 8);
-  key.insert(key.end(), l.shape.begin(), l.shape.end());
-  key.insert(key.end(), l.stride, l.stride + l.shape.rank);
+  for (int64_t d : l.shape) key.push_back(d);
+  for (int i = 0; i < l.shape.rank; ++i) key.push_back(l.stride[i]);
 }
 
-Steps::Key key_of(const TileProgram& p) {
-  Steps::Key key{-1, p.dims.rank | int64_t(p.split) << 8 | int64_t(p.inputs.size()) << 16 | int64_t(p.instrs.size()) << 32 |
-                         int64_t(p.outputs.size()) << 48};
-  key.reserve(2 + size_t(p.dims.rank) + p.inputs.size() * size_t(1 + p.dims.rank) + 2 * p.instrs.size() +
-              p.outputs.size() * size_t(1 + p.dims.rank));
+const Steps::Key& key_of(const TileProgram& p) {
+  Steps::Key& key = Steps::key();
+  key.push_back(-1);
+  key.push_back(p.dims.rank | int64_t(p.split) << 8 | int64_t(p.inputs.size()) << 16 | int64_t(p.instrs.size()) << 32 |
+                int64_t(p.outputs.size()) << 48);
   key.insert(key.end(), p.dims.begin(), p.dims.end());
   for (const auto& in : p.inputs) {
     key.push_back(int64_t(in.dtype) | int64_t(in.cls) << 8);
@@ -73,9 +80,9 @@ Steps::Key key_of(const TileProgram& p) {
 
 class CpuDevice final : public Device {
  public:
-  bool accepts(Op op, int i, const Layout& layout) const override {
+  bool accepts(Op op, int i, const Layout& layout, uint32_t readers) const override {
     cpu::Accepts ask = cpu::entry(op).accepts;
-    return layout.is_contiguous() || (ask && ask(op, i, layout));
+    return layout.is_contiguous() || (ask && ask(op, i, layout, readers));
   }
   std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                                    std::span<const int64_t> attrs) override {
@@ -83,11 +90,12 @@ class CpuDevice final : public Device {
     if (!make)
       throw Error(Error::Runtime,
                   std::string("[") + info(op).name + "] this build has no cpu kernel for it. Please report it.");
-    Steps::Key key{int64_t(op) | int64_t(out.size()) << 16 | int64_t(in.size()) << 32};
+    Steps::Key& key = Steps::key();
+    key.push_back(int64_t(op) | int64_t(out.size()) << 16 | int64_t(in.size()) << 32);
     for (const Layout& l : out) append(key, l);
     for (const Layout& l : in) append(key, l);
     key.insert(key.end(), attrs.begin(), attrs.end());
-    return steps_.get(std::move(key), [&] { return make(op, out, in, attrs); });
+    return steps_.get(key, [&] { return make(op, out, in, attrs); });
   }
   std::shared_ptr<const Step> tile(const TileProgram& program) override {
     return steps_.get(key_of(program), [&] { return cpu::make_tile(program); });

@@ -359,7 +359,7 @@ Register gathers({Op::gather},
                  [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
                    return std::make_unique<GatherStep>(op, in, attrs);
                  },
-                 [](Op, int i, const Layout& x) { return i == 0 || x.is_contiguous(); });
+                 [](Op, int i, const Layout& x, uint32_t) { return i == 0 || x.is_contiguous(); });
 Register scatters({Op::scatter_add, Op::scatter_set},
                   [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
                     return by_dtype(info(op).name, in[0].dtype,
@@ -373,7 +373,7 @@ Register takes({Op::take_along_axis},
                [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
                  return std::make_unique<TakeAlongStep>(op, in, int(attrs[0]));
                },
-               [](Op, int i, const Layout& x) { return i == 0 || x.is_contiguous(); });
+               [](Op, int i, const Layout& x, uint32_t) { return i == 0 || x.is_contiguous(); });
 Register scatters_along({Op::scatter_along_axis}, [](Op op, Layouts, Layouts in, Words attrs) -> std::unique_ptr<Step> {
   return by_dtype(info(op).name, in[0].dtype, [&]<class T>(std::type_identity<T>) -> std::unique_ptr<Step> {
     return std::make_unique<ScatterAlongStep<T>>(op, in, int(attrs[0]));

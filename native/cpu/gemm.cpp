@@ -145,7 +145,7 @@ template <class T>
 int64_t Gemm<T>::pieces(int64_t m, int64_t n, int64_t k) {
   // Narrow tiles cost: 128x1024x512 (b^T) took 0.92 ms in 8 tiles of 128x64, 1.22 in 32 of 42x64.
   const double ns = double(m) * double(n) * double(k) / (5 * micro_of<T>().lanes);
-  return std::clamp<int64_t>(int64_t(ns / 15e3), 1, std::clamp<int64_t>(int64_t(ns / 100e3), 8, 16));
+  return std::clamp<int64_t>(int64_t(ns / 15e3), 1, std::clamp<int64_t>(int64_t(ns / 25e3), 8, 16));
 }
 
 template <class T>
@@ -355,7 +355,7 @@ class FloatMatmul final : public Step {
  public:
   FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of(q)), part_((q.k + parts_ - 1) / parts_) {
     const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
-    const int64_t pieces = Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
+    const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
     gemm_ = Gemm<T>(q.m, q.n, part_, pieces, q.csa != 1);
     last_ = Gemm<T>(q.m, q.n, q.k - (parts_ - 1) * part_, pieces, q.csa != 1);
     cost_ns = gemm_.cost_ns() * double(products);
@@ -473,14 +473,18 @@ std::unique_ptr<Step> make_matmul(Op, std::span<const Layout> out, std::span<con
   }
 }
 
+// A column-major b is turned by each tile that reads it, which for 128x1024x256 is a quarter of the work. So many
+// products of the same b are worth a copy, by rows.
+constexpr uint32_t kTurnOnce = 8;
+
 // The matrices row- or column-major, the batch dimensions anyhow.
-bool accepts_matmul(Op, int input, const Layout& l) {
+bool accepts_matmul(Op, int input, const Layout& l, uint32_t readers) {
   const int r = l.shape.rank;
   if (input == 2) return l.is_contiguous();
   const int64_t rows = l.shape[r - 2], cols = l.shape[r - 1], rs = l.stride[r - 2], cs = l.stride[r - 1];
   bool row_major = (cs == 1 || cols == 1) && (rs >= cols || rows == 1);
   bool col_major = (rs == 1 || rows == 1) && (cs >= rows || cols == 1);
-  return row_major || col_major;
+  return row_major || (col_major && !(input == 1 && r == 2 && readers >= kTurnOnce));
 }
 
 const Register matmul({Op::matmul}, make_matmul, accepts_matmul);

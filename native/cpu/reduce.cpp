@@ -353,7 +353,7 @@ class ArgStep : public Step {
   bool rows_ = false;
 };
 
-bool any_layout(Op, int, const Layout&) { return true; }
+bool any_layout(Op, int, const Layout&, uint32_t) { return true; }
 
 Register reductions({Op::sum, Op::prod, Op::max, Op::min, Op::any, Op::all},
                     [](Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs)

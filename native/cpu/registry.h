@@ -8,7 +8,7 @@ namespace knet::cpu {
 
 using Make = std::unique_ptr<Step> (*)(Op, std::span<const Layout> out, std::span<const Layout> in,
                                        std::span<const int64_t> attrs);
-using Accepts = bool (*)(Op, int input, const Layout&);
+using Accepts = bool (*)(Op, int input, const Layout&, uint32_t readers);
 
 struct Entry {
   Make make = nullptr;

@@ -52,7 +52,7 @@ class SliceStep : public Step {
 Register slices({Op::slice_update, Op::slice_add},
                 [](Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs)
                     -> std::unique_ptr<Step> { return std::make_unique<SliceStep>(op, out[0], in, attrs); },
-                [](Op, int i, const Layout& x) { return i == 1 || x.is_contiguous(); });
+                [](Op, int i, const Layout& x, uint32_t) { return i == 1 || x.is_contiguous(); });
 
 }  // namespace
 }  // namespace knet::cpu

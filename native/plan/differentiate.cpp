@@ -12,14 +12,12 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 class Backward {
  public:
   explicit Backward(Graph& g) : g_(g) {}
 
   // The gradients of `loss` with respect to `wrt`, appended to the graph.
-  std::vector<uint32_t> run(uint32_t loss, std::span<const uint32_t> wrt) {
+  List<uint32_t> run(uint32_t loss, std::span<const uint32_t> wrt) {
     size_t n_values = g_.values.size();
     mark(loss, wrt);
     grads_.assign(n_values, kNone);
@@ -29,7 +27,7 @@ class Backward {
       grads_[loss] = one.shape.rank ? broadcast_to(seed, one.shape) : seed;
       for (int64_t n = int64_t(g_.maker[loss]); n >= int64_t(first_); --n) step(g_.nodes[size_t(n)]);
     }
-    std::vector<uint32_t> out;
+    List<uint32_t> out;
     for (uint32_t w : wrt) {
       uint32_t d = w < n_values ? grads_[w] : kNone;
       if (d == kNone) d = zeros(g_.values[w]);
@@ -40,14 +38,13 @@ class Backward {
 
  private:
   Graph& g_;
-  std::vector<uint8_t> needed_;  // depends on a leaf, through differentiable operations only
-  std::vector<uint32_t> grads_;  // per value: its gradient so far
+  List<uint8_t> needed_;         // depends on a leaf, through differentiable operations only
+  List<uint32_t> grads_;         // per value: its gradient so far
   uint32_t first_ = 0;           // the earliest node that makes a leaf
   // Of the operation that is being differentiated; members, so that their memory is used again.
-  std::vector<uint32_t> in_, operands_;
-  std::vector<Spec> specs_;
-  std::vector<const Spec*> pointers_;
-  std::vector<int64_t> attrs_;
+  List<uint32_t> operands_;
+  List<const Spec*> specs_;
+  List<int64_t> results_;
 
   static bool passes(Op op) {
     return op == Op::param || op == Op::alias;
@@ -77,48 +74,34 @@ class Backward {
     for (uint32_t i = 0; i < node.n_out; ++i)
       if (grads_[node.out + i] != kNone) has_dy |= 1ull << i;
     if (!has_dy || !node.n_in) return;
-    in_.assign(g_.in(node).begin(), g_.in(node).end());
-    const std::vector<uint32_t>& in = in_;
-    bool any = false;
-    for (uint32_t v : in) any |= needed_[v];
-    if (!any) return;
-    if (passes(node.op)) return add(in[0], grads_[node.out]);
-
     uint64_t needs = 0;
-    if (node.n_in > 64) {  // concatenations of very many: all or none
-      needs = ~0ull;
-    } else {
-      for (size_t i = 0; i < in.size(); ++i)
-        if (needed_[in[i]]) needs |= 1ull << i;
-    }
-    const OpInfo& about = info(node.op);
-    std::vector<uint32_t>& operands = operands_;
-    operands.clear();
+    bool any = false;
+    for (size_t i = 0; i < node.n_in; ++i)
+      if (needed_[g_.in(node)[i]]) {
+        any = true;
+        needs |= 1ull << (i & 63);
+      }
+    if (!any) return;
+    if (passes(node.op)) return add(g_.in(node)[0], grads_[node.out]);
+    if (node.n_in > 64) needs = ~0ull;  // concatenations of very many: all or none
+
+    operands_.clear();
+    specs_.clear();
     for (uint32_t i = 0; i < node.n_out; ++i)
-      if (has_dy >> i & 1) operands.push_back(grads_[node.out + i]);
-    for (uint32_t i = 0; i < node.n_out; ++i) operands.push_back(node.out + i);
-    operands.insert(operands.end(), in.begin(), in.end());
-    // Elementwise rules do not look at shapes: one template serves all.
-    std::vector<Spec>& specs = specs_;
-    specs.clear();
-    for (uint32_t i = 0; i < node.n_out; ++i) specs.push_back(g_.values[node.out + i]);
-    for (uint32_t v : in) specs.push_back(g_.values[v]);
-    for (Spec& s : specs) {
-      s.weak = false;
-      if (about.kind == Kind::Elementwise) s.shape.rank = 0;
-    }
-    std::vector<const Spec*>& pointers = pointers_;
-    pointers.clear();
-    for (Spec& s : specs) pointers.push_back(&s);
-    std::vector<int64_t>& attrs = attrs_;
-    attrs.assign(g_.attr(node).begin(), g_.attr(node).end());
-    Signature sig{node.op, attrs, {pointers.data() + node.n_out, in.size()}, {pointers.data(), node.n_out}, has_dy, needs};
-    auto results = derivative(sig)->instantiate(g_, operands, node.line);
+      if (has_dy >> i & 1) operands_.push_back(grads_[node.out + i]);
+    for (uint32_t i = 0; i < node.n_out; ++i) operands_.push_back(node.out + i);
+    for (uint32_t v : g_.in(node)) operands_.push_back(v);
+    const std::span in(operands_.end() - node.n_in, operands_.end());
+    for (uint32_t v : in) specs_.push_back(&g_.values[v]);
+    for (uint32_t i = 0; i < node.n_out; ++i) specs_.push_back(&g_.values[node.out + i]);
+    const std::span specs(specs_);
+    const Signature sig{node.op, g_.attr(node), specs.first(node.n_in), specs.subspan(node.n_in), has_dy, needs};
+    derivative(sig)->instantiate(g_, operands_, node.line, results_);
     size_t r = 0;
     for (size_t i = 0; i < in.size(); ++i) {
       bool asked = node.n_in > 64 || (needs >> i & 1);
       if (!asked) continue;
-      int64_t d = results.at(r++);
+      int64_t d = results_[r++];
       if (d >= 0 && needed_[in[i]]) add(in[i], fit(uint32_t(d), g_.values[in[i]]));
     }
   }
@@ -131,7 +114,7 @@ class Backward {
       d = g_.add(Op::cast, {&d, 1}, {&a, 1});
     }
     if (have.shape == want.shape) return d;
-    std::vector<int64_t> axes;
+    List<int64_t> axes;
     Shape left;  // what the sum leaves, in dimensions that fit those of `want` from the right
     int lead = have.shape.rank - want.shape.rank;
     for (int i = 0; i < have.shape.rank; ++i) {
@@ -139,7 +122,7 @@ class Backward {
       if (summed) axes.push_back(i);
       if (i >= lead) left.push(summed ? 1 : have.shape[i]);
     }
-    std::vector<int64_t> attrs{int64_t(axes.size())};
+    List<int64_t> attrs{int64_t(axes.size())};
     attrs.insert(attrs.end(), axes.begin(), axes.end());
     attrs.push_back(0);
     if (!axes.empty()) d = g_.add(Op::sum, {&d, 1}, attrs);
@@ -159,10 +142,9 @@ class Backward {
   }
   uint32_t onto(uint32_t v, uint32_t acc) {
     Graph::Node n = g_.made(v);
-    std::vector<uint32_t> in(g_.in(n).begin(), g_.in(n).end());
-    std::vector<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
+    List<uint32_t> in(g_.in(n).begin(), g_.in(n).end());
     in[0] = acc;
-    return g_.add(n.op, in, attrs, n.line);
+    return g_.add(n.op, in, g_.attr(n), n.line);
   }
 
   void add(uint32_t v, uint32_t d) {
@@ -180,14 +162,10 @@ class Backward {
   }
 
   uint32_t broadcast_to(uint32_t v, const Shape& s) {
-    std::vector<int64_t> attrs{s.rank};
-    attrs.insert(attrs.end(), s.begin(), s.end());
-    return g_.add(Op::broadcast_to, {&v, 1}, attrs);
+    return g_.add(Op::broadcast_to, {&v, 1}, ShapeWords(s));
   }
   uint32_t reshape(uint32_t v, const Shape& s) {
-    std::vector<int64_t> attrs{s.rank};
-    attrs.insert(attrs.end(), s.begin(), s.end());
-    return g_.add(Op::reshape, {&v, 1}, attrs);
+    return g_.add(Op::reshape, {&v, 1}, ShapeWords(s));
   }
   uint32_t zeros(const Spec& like) {
     Spec s = like;
@@ -196,39 +174,45 @@ class Backward {
   }
 };
 
+// No derivative of its own: that of its expansion.
+bool needs_expansion(const Graph::Node& n) {
+  const OpInfo& about = info(n.op);
+  return about.kind == Kind::Compound && !(about.flags & kDifferentiable);
+}
+
 }  // namespace
 
 Graph differentiate(Graph g) {
-  bool any = false;
-  for (const auto& n : g.nodes) any |= n.op == Op::grad;
-  if (!any) return g;
+  if (std::ranges::none_of(g.nodes, [](const Graph::Node& n) { return n.op == Op::grad; })) return g;
 
+  // Up to the first node that is replaced the graph stays as it is.
+  size_t first = 0;
+  while (g.nodes[first].op != Op::grad && !needs_expansion(g.nodes[first])) ++first;
   Graph out;
   out.reserve(g, 3.5);
-  std::vector<uint32_t> map(g.values.size());
-  std::vector<uint32_t> in;
-  std::vector<Spec> specs;
-  for (const auto& n : g.nodes) {
+  out.copy_front(g, first);
+  List<uint32_t> map(g.values.size());
+  for (uint32_t v = 0; v < out.values.size(); ++v) map[v] = v;
+  List<uint32_t> in;
+  List<int64_t> results;
+  for (size_t i = first; i < g.nodes.size(); ++i) {
+    const Graph::Node& n = g.nodes[i];
     in.clear();
     for (uint32_t v : g.in(n)) in.push_back(map[v]);
     if (n.op == Op::grad) {
       auto grads = Backward(out).run(in[0], std::span(in).subspan(1));
-      for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = grads[i];
+      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = grads[k];
       continue;
     }
-    specs.assign(g.values.begin() + n.out, g.values.begin() + n.out + n.n_out);
-    if (const OpInfo& about = info(n.op); about.kind == Kind::Compound && !(about.flags & kDifferentiable)) {
-      // No derivative of its own: that of its expansion.
-      std::vector<Spec> of;
-      std::vector<const Spec*> pointers;
-      for (uint32_t v : g.in(n)) of.push_back(g.values[v]);
-      for (Spec& s : of) pointers.push_back(&s);
-      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(out, in, n.line);
-      for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = uint32_t(results[i]);
+    if (needs_expansion(n)) {
+      List<const Spec*> of;
+      for (uint32_t v : g.in(n)) of.push_back(&g.values[v]);
+      expansion({n.op, g.attr(n), of, {}, 0, 0})->instantiate(out, in, n.line, results);
+      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = uint32_t(results[k]);
       continue;
     }
-    uint32_t o = out.add(n.op, in, g.attr(n), specs, n.line);
-    for (uint32_t i = 0; i < n.n_out; ++i) map[n.out + i] = o + i;
+    uint32_t o = out.add(n.op, in, g.attr(n), {g.values.data() + n.out, n.n_out}, n.line);
+    for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
   }
   for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
   for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);

@@ -102,18 +102,18 @@ class Emitter {
 
   const Groups& made_;
   const Graph& g_;
-  const std::vector<View>& views_;
-  const std::vector<Value>& values_;
-  const std::vector<Group>& groups_;
+  const List<View>& views_;
+  const List<Value>& values_;
+  const List<Group>& groups_;
   Device& device_;
-  std::vector<Named> named_;
-  std::vector<uint32_t> nodes_, in_, out_;  // of the kernel being made
-  std::vector<Layout> in_layouts_, out_layouts_;
+  List<Named> named_;
+  List<uint32_t> nodes_, in_, out_;  // of the kernel being made
+  List<Layout> in_layouts_, out_layouts_;
 
   // Program order, except that what is read comes before: a kernel stands where its last node stood, or just before
   // its first reader.
-  std::vector<uint32_t> ordered() {
-    std::vector<uint32_t> by_order, done, stack;
+  List<uint32_t> ordered() {
+    List<uint32_t> by_order, done, stack;
     for (uint32_t k = 0; k < groups_.size(); ++k)
       if (made_.find(k) == k) by_order.push_back(k);
     std::sort(by_order.begin(), by_order.end(), [&](uint32_t a, uint32_t b) {
@@ -122,7 +122,7 @@ class Emitter {
     done.reserve(by_order.size());
     constexpr uint32_t kListed = kNone - 1;
     // Per group: which of its reads is looked at next; kListed when the group is in `done`.
-    std::vector<uint32_t> next(groups_.size());
+    List<uint32_t> next(groups_.size());
     for (uint32_t k : by_order) next[k] = groups_[k].first_read;
     for (uint32_t top : by_order) {
       stack.assign(1, top);
@@ -202,7 +202,7 @@ class Emitter {
     if (how.what == Reduction::All) return TileProgram::Output::ReduceAll;
     if (how.what == Reduction::Columns && how.rows == groups_[e.group].rows) return TileProgram::Output::ReduceCols;
     const Shape& s = made_.shape(g_.in(n)[0]);
-    Layout left{g_.values[n.out].dtype, s, {}};
+    Layout left = Layout::contiguous(g_.values[n.out].dtype, s);
     bool reduced[kMaxRank] = {};
     AttrReader attr{g_.attr(n)};
     for (int64_t a : attr.ints()) reduced[a] = true;

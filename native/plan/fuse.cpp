@@ -45,7 +45,8 @@ class Fuser : Groups {
   Schedule run() {
     const size_t n = graph.nodes.size();
     reserve(n);
-    for (uint32_t v : graph.ins) ++values[v].uses;
+    for (const Graph::Node& node : graph.nodes)
+      for (uint32_t v : graph.in(node)) ++values[v].uses;
     for (uint32_t v : graph.outputs) ++values[v].uses;
     for (size_t i = 0; i < n; ++i) visit(uint32_t(i));
     results();
@@ -111,10 +112,10 @@ class Fuser : Groups {
     for (int64_t k = 0; k < rank; ++k) any |= !known(graph.in(n)[size_t(k) + 1]);
     if (!any) return false;
     AttrReader attr{graph.attr(n)};
-    auto copied = [](std::span<const int64_t> s) { return std::vector<int64_t>(s.begin(), s.end()); };
+    auto copied = [](std::span<const int64_t> s) { return List<int64_t>(s.begin(), s.end()); };
     auto axes = copied(attr.ints()), lengths = copied(attr.ints()), steps = copied(attr.ints());
-    std::vector<uint32_t> in(graph.in(n).begin(), graph.in(n).end()), now{in[0]};
-    std::vector<int64_t> a, l, s;
+    List<uint32_t> in(graph.in(n).begin(), graph.in(n).end()), now{in[0]};
+    List<int64_t> a, l, s;
     Spec spec = graph.values[in[0]];
     for (size_t k = 0; k < axes.size(); ++k)
       if (known(in[k + 1])) {
@@ -124,7 +125,7 @@ class Fuser : Groups {
       }
     uint32_t x = in[0];
     if (!a.empty()) {
-      std::vector<int64_t> words;
+      List<int64_t> words;
       for (auto* list : {&a, &l, &s}) {
         words.push_back(int64_t(list->size()));
         words.insert(words.end(), list->begin(), list->end());
@@ -164,7 +165,7 @@ class Fuser : Groups {
 
   bool accepts(Op op, uint32_t j, uint32_t u) const {
     const Layout& layout = views[u].layout;
-    return layout.is_contiguous() || device_.accepts(op, int(j), layout);
+    return layout.is_contiguous() || device_.accepts(op, int(j), layout, values[u].uses);
   }
 
   // The parts of a concatenation are written where they belong, if most of it is made by kernels for this purpose.
@@ -352,7 +353,7 @@ class Fuser : Groups {
     uint32_t u = graph.in(n)[0];
     Spec to = graph.values[n.out], seen = to;
     seen.dtype = graph.values[u].dtype;
-    std::vector<int64_t> words{to.shape.rank};
+    List<int64_t> words{to.shape.rank};
     words.insert(words.end(), to.shape.begin(), to.shape.end());
     uint32_t v = add(Op::reshape, {&u, 1}, words, seen, n.line);
     if (seen.dtype != to.dtype) {

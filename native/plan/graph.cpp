@@ -36,20 +36,29 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   n.attr_at = uint32_t(attrs.size());
   n.out = uint32_t(values.size());
   n.line = line;
-  // The arguments may be parts of these very pools; growing a pool would leave them dangling.
-  auto append = []<class T>(std::vector<T>& pool, std::span<const T> more) {
-    const T* from = more.data();
-    bool inside = from >= pool.data() && from < pool.data() + pool.size();
-    size_t at = inside ? size_t(from - pool.data()) : 0, n = more.size(), size = pool.size();
-    if (pool.capacity() < size + n) pool.reserve(std::max(2 * pool.capacity(), size + n));
-    for (size_t i = 0; i < n; ++i) pool.push_back(inside ? pool[at + i] : from[i]);
+  // The arguments may be parts of these very pools: a list that grows leaves its old memory as it was.
+  auto append = []<class T>(List<T>& pool, std::span<const T> more) {
+    T* to = pool.more(more.size());
+    for (size_t i = 0; i < more.size(); ++i) to[i] = more[i];
   };
   append(ins, in);
   append(attrs, attr_words);
   append(values, specs);
-  maker.insert(maker.end(), specs.size(), uint32_t(nodes.size()));
+  uint32_t* makers = maker.more(specs.size());
+  for (size_t i = 0; i < specs.size(); ++i) makers[i] = uint32_t(nodes.size());
   nodes.push_back(n);
   return n.out;
+}
+
+void Graph::copy_front(const Graph& of, size_t n_nodes) {
+  if (n_nodes == 0) return;
+  const Node& last = of.nodes[n_nodes - 1];
+  const auto front = [](auto& to, const auto& from, size_t n) { to.assign(from.begin(), from.begin() + ptrdiff_t(n)); };
+  front(nodes, of.nodes, n_nodes);
+  front(values, of.values, last.out + last.n_out);
+  front(maker, of.maker, last.out + last.n_out);
+  front(ins, of.ins, last.in_at + last.n_in);
+  front(attrs, of.attrs, last.attr_at + last.n_attr);
 }
 
 uint32_t Graph::constant(Scalar s, DType t) {

@@ -1,14 +1,19 @@
 // The planner's data: a straight-line program over values. Every stage is a function from Graph to Graph (or on to the next form).
 #pragma once
+#include <algorithm>
 #include <string>
 #include <vector>
+#include "plan/bump.h"
 #include "trace/op.h"
 #include "types.h"
 
 namespace knet {
 
+inline constexpr uint32_t kNone = ~0u;  // no value, no node
+
 // Values are numbered; each is made by one node (inputs by a leaf or scalar node). Nodes are in an order in which
 // everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data.
+// A graph lives while it is planned, within a Blocks::Scope.
 struct Graph {
   struct Node {
     Op op;
@@ -17,17 +22,17 @@ struct Graph {
     uint32_t out = 0;                 // results are values out .. out + n_out - 1
     int32_t line = -1;                // the recorded operation that it stems from (its first result in the trace); -1 unknown
   };
-  std::vector<Node> nodes;
-  std::vector<uint32_t> ins;
-  std::vector<int64_t> attrs;
-  std::vector<Spec> values;
-  std::vector<uint32_t> maker;    // value -> its node
-  std::vector<uint32_t> inputs;   // values bound to buffers at each run, in binding order (made by op leaf)
-  std::vector<uint32_t> scalars;  // values bound to Python numbers at each run (made by op scalar), in binding order
-  std::vector<uint32_t> outputs;  // values to be computed, in order; one may occur twice, or be an input
+  List<Node> nodes;
+  List<uint32_t> ins;
+  List<int64_t> attrs;
+  List<Spec> values;
+  List<uint32_t> maker;    // value -> its node
+  List<uint32_t> inputs;   // values bound to buffers at each run, in binding order (made by op leaf)
+  List<uint32_t> scalars;  // values bound to Python numbers at each run (made by op scalar), in binding order
+  List<uint32_t> outputs;  // values to be computed, in order; one may occur twice, or be an input
   // Values that have run already, and the inputs that hold them: derivatives see how they were made, programs read the inputs.
   // Gone after simplify.
-  std::vector<std::pair<uint32_t, uint32_t>> known;
+  List<std::pair<uint32_t, uint32_t>> known;
 
   std::span<const uint32_t> in(const Node& n) const { return {ins.data() + n.in_at, n.n_in}; }
   std::span<const int64_t> attr(const Node& n) const { return {attrs.data() + n.attr_at, n.n_attr}; }
@@ -46,10 +51,26 @@ struct Graph {
     values.reserve(size_t(double(like.values.size()) * times));
     maker.reserve(size_t(double(like.values.size()) * times));
   }
+  // Begin with the first `n_nodes` of another graph and what they make.
+  void copy_front(const Graph& of, size_t n_nodes);
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
+// A shape as attributes: its rank, then its dimensions.
+class ShapeWords {
+ public:
+  explicit ShapeWords(const Shape& s) : n_(size_t(s.rank) + 1) {
+    words_[0] = s.rank;
+    std::copy(s.begin(), s.end(), words_ + 1);
+  }
+  operator std::span<const int64_t>() const { return {words_, n_}; }
+
+ private:
+  size_t n_;
+  int64_t words_[kMaxRank + 1];
+};
+
 // Only the nodes that the outputs need, renumbered; inputs and scalars stay.
-Graph prune(const Graph&);
+Graph prune(Graph);
 
 }  // namespace knet

@@ -69,6 +69,9 @@ int operand_strides(const Layout& from, const Shape& shape, const Shape& space, 
 
 void Groups::reserve(size_t n) {
   recorded_ = uint32_t(n);
+  graph.values.reserve(graph.values.size() + n / 8);  // for copies
+  views.reserve(graph.values.size() + n / 8);
+  values.reserve(graph.values.size() + n / 8);
   views.resize(graph.values.size());
   values.resize(graph.values.size());
   next_node.reserve(n + n / 4);

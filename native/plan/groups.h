@@ -16,8 +16,6 @@
 
 namespace knet {
 
-constexpr uint32_t kNone = ~0u;
-
 // Where a value is: in memory (or not made by a kernel), made by a group, waiting for its readers (deferred, free: see
 // fuse.cpp), or without elements.
 enum class State : uint8_t { Memory, Grouped, Deferred, Free, Empty };
@@ -73,12 +71,12 @@ struct Groups {
 
   Graph graph;
   const int64_t max_row;  // see Device
-  std::vector<View> views;
-  std::vector<Value> values;
-  std::vector<Group> groups;
-  std::vector<uint32_t> next_node;  // node -> the next one in its group
-  std::vector<Read> reads;
-  std::vector<Joined> joined;
+  List<View> views;
+  List<Value> values;
+  List<Group> groups;
+  List<uint32_t> next_node;  // node -> the next one in its group
+  List<Read> reads;
+  List<Joined> joined;
 
   uint32_t root(uint32_t v) const { return views[v].root; }
   // Are nodes from i on additions of this stage?
@@ -124,11 +122,11 @@ struct Groups {
   uint32_t sibling(const Shape& space, Reduction, uint32_t depth, int size, bool late);
   void merge(uint32_t into, uint32_t k, int64_t rows);
 
-  uint32_t recorded_ = 0;                 // number of nodes before this stage
-  mutable std::vector<uint32_t> parent_;  // groups that became one; find() shortens the way
-  std::vector<uint32_t> tree_;            // nodes about to be placed together
-  std::vector<Leaf> leaves_;              // and what they read
-  std::vector<uint32_t> targets_, stack_;
+  uint32_t recorded_ = 0;          // number of nodes before this stage
+  mutable List<uint32_t> parent_;  // groups that became one; find() shortens the way
+  List<uint32_t> tree_;            // nodes about to be placed together
+  List<Leaf> leaves_;              // and what they read
+  List<uint32_t> targets_, stack_;
 };
 
 // The extents that are not 1.

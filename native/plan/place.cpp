@@ -15,7 +15,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
 constexpr int64_t kAlign = 64;  // a cache line, and the widest vector
 
 int64_t aligned(int64_t bytes, int64_t to = kAlign) { return (bytes + to - 1) / to * to; }
@@ -30,14 +29,15 @@ struct Piece {
 };
 
 // In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n).
-int64_t pack_in_time(std::vector<Piece>& pieces, const std::vector<uint32_t>& which, uint32_t n_kernels) {
-  std::vector<uint32_t> ending(which), first(n_kernels + 1, 0);
+int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t n_kernels) {
+  List<uint32_t> ending(which), first(n_kernels + 1, 0);
   for (uint32_t p : which) ++first[pieces[p].death + 1];
   for (uint32_t k = 0; k < n_kernels; ++k) first[k + 1] += first[k];
   auto at = first;
   for (uint32_t p : which) ending[at[pieces[p].death]++] = p;
-  std::map<int64_t, int64_t> holes;               // offset -> bytes
-  std::set<std::pair<int64_t, int64_t>> by_size;  // (bytes, offset)
+  using Hole = std::pair<int64_t, int64_t>;
+  std::map<int64_t, int64_t, std::less<>, Bump<std::pair<const int64_t, int64_t>>> holes;  // offset -> bytes
+  std::set<Hole, std::less<>, Bump<Hole>> by_size;                                         // (bytes, offset)
   int64_t top = 0, most = 0;
   size_t next = 0;
   for (uint32_t k = 0; k < n_kernels; ++k) {
@@ -94,10 +94,10 @@ int64_t pack_in_time(std::vector<Piece>& pieces, const std::vector<uint32_t>& wh
 }
 
 // The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2).
-int64_t pack_by_size(std::vector<Piece>& pieces, std::vector<uint32_t> which) {
+int64_t pack_by_size(List<Piece>& pieces, List<uint32_t> which) {
   std::stable_sort(which.begin(), which.end(),
                    [&](uint32_t a, uint32_t b) { return pieces[a].bytes > pieces[b].bytes; });
-  std::vector<uint32_t> placed;  // by offset
+  List<uint32_t> placed;  // by offset
   int64_t most = 0;
   for (uint32_t i : which) {
     Piece& p = pieces[i];
@@ -134,11 +134,11 @@ class Placer {
   const Schedule& s_;
   const Graph& g_;
   Placement out_;
-  std::vector<uint32_t> last_;     // root -> the last kernel that reads it (or writes it, if none reads); kNone: none
-  std::vector<int32_t> output_;    // root -> the first result that is it, or -1
-  std::vector<uint32_t> piece_of_; // root -> piece
-  std::vector<Piece> pieces_;
-  std::vector<uint32_t> taken_by_; // piece -> the kernel that wrote it last
+  List<uint32_t> last_;     // root -> the last kernel that reads it (or writes it, if none reads); kNone: none
+  List<int32_t> output_;    // root -> the first result that is it, or -1
+  List<uint32_t> piece_of_; // root -> piece
+  List<Piece> pieces_;
+  List<uint32_t> taken_by_; // piece -> the kernel that wrote it last
   int64_t frame_ = 0;              // bytes of bound numbers at the start of the arena
 
   uint32_t root(uint32_t v) const { return s_.views[v].root; }
@@ -197,7 +197,7 @@ class Placer {
   void pieces() {
     piece_of_.assign(g_.values.size(), kNone);
     // Concatenations that are written part by part: alive from the first part on. A part may be one as well.
-    std::vector<std::pair<uint32_t, int64_t>> part_of(s_.joined.empty() ? 0 : g_.values.size(), {kNone, 0});
+    List<std::pair<uint32_t, int64_t>> part_of(s_.joined.empty() ? 0 : g_.values.size(), {kNone, 0});
     for (const Joined& j : s_.joined) {
       Piece p;
       p.bytes = aligned(g_.values[j.whole].bytes());
@@ -210,7 +210,7 @@ class Placer {
       taken_by_.push_back(kNone);
     }
     for (const Joined& j : s_.joined) std::tie(pieces_[piece_of_[j.whole]].whole, pieces_[piece_of_[j.whole]].offset) = part_of[j.whole];
-    std::vector<int32_t> input_of(g_.values.size(), -1);
+    List<int32_t> input_of(g_.values.size(), -1);
     for (size_t i = 0; i < g_.inputs.size(); ++i) input_of[g_.inputs[i]] = int32_t(i);
     for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
       const Kernel& kernel = s_.kernels[k];
@@ -260,7 +260,7 @@ class Placer {
 
   void pack() {
     const size_t n_values = pieces_.size();
-    std::vector<uint32_t> kernels_with_scratch;
+    List<uint32_t> kernels_with_scratch;
     for (uint32_t k = 0; k < s_.kernels.size(); ++k)
       if (size_t b = s_.kernels[k].step->scratch_bytes) {
         Piece p;
@@ -269,7 +269,7 @@ class Placer {
         pieces_.push_back(p);
         kernels_with_scratch.push_back(k);
       }
-    std::vector<uint32_t> in_arena;
+    List<uint32_t> in_arena;
     for (uint32_t i = 0; i < pieces_.size(); ++i)
       if (pieces_[i].output < 0 && pieces_[i].bytes > 0 && pieces_[i].whole == kNone) in_arena.push_back(i);
     std::sort(in_arena.begin(), in_arena.end(), [&](uint32_t a, uint32_t b) {
@@ -277,7 +277,7 @@ class Placer {
       return p.birth != q.birth ? p.birth < q.birth : p.bytes != q.bytes ? p.bytes > q.bytes : a < b;
     });
     const uint32_t n = uint32_t(s_.kernels.size());
-    std::vector<int64_t> change(n + 1, 0);
+    List<int64_t> change(n + 1, 0);
     for (uint32_t i : in_arena) {
       change[pieces_[i].birth] += pieces_[i].bytes;
       change[pieces_[i].death + 1] -= pieces_[i].bytes;
@@ -290,7 +290,7 @@ class Placer {
     // 1200 pieces (Zen 5, a busy machine). So it is tried only where the first wastes much and there are few.
     constexpr size_t kFew = 500;
     if (bytes - most_live > most_live / 32 && in_arena.size() <= kFew) {
-      std::vector<Piece> tighter = pieces_;
+      List<Piece> tighter = pieces_;
       int64_t b = pack_by_size(tighter, in_arena);
       if (b < bytes) {
         bytes = b;

@@ -7,8 +7,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 // Start and length of a slice of rank-2 x along one axis, by steps of 1 from a fixed place.
 struct Part {
   uint32_t matrix;  // of which it is a part
@@ -20,6 +18,11 @@ struct PartHash {
     return size_t((p.matrix * 0x9e3779b97f4a7c15ull ^ uint64_t(p.start)) * 0xd6e8feb86659fd93ull ^ uint64_t(p.length));
   }
 };
+
+// A concatenation along columns.
+bool joins_columns(const Graph& g, const Graph::Node& n) {
+  return n.op == Op::concatenate && g.values[n.out].shape.rank == 2 && g.attr(n)[0] == 1;
+}
 
 class Splitter {
  public:
@@ -33,7 +36,7 @@ class Splitter {
     for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
     for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
     for (uint32_t v : g_.outputs) out_.outputs.push_back(whole(v));
-    return prune(out_);
+    return prune(std::move(out_));
   }
 
  private:
@@ -55,10 +58,7 @@ class Splitter {
     split_.assign(g_.nodes.size(), false);
   }
 
-  // A concatenation along columns.
-  bool joins_columns(const Graph::Node& n) const {
-    return n.op == Op::concatenate && g_.values[n.out].shape.rank == 2 && g_.attr(n)[0] == 1;
-  }
+  bool joins_columns(const Graph::Node& n) const { return knet::joins_columns(g_, n); }
   // Is node i a slice of columns, from a fixed one on?
   bool fixed_columns(uint32_t i, int64_t& start, int64_t& length) const {
     if (i == kNone) return false;
@@ -233,18 +233,21 @@ class Splitter {
 }  // namespace
 
 Graph split_products(Graph g) {
-  // Most plans have no matrix in so many products: that is all there is to see.
-  std::vector<uint32_t> count(g.values.size());
-  bool many = false;
-  for (const auto& n : g.nodes)
+  // Most plans have no matrix in so many products, or neither joined nor sliced ones: that is all there is to see.
+  List<uint32_t> count(g.values.size());
+  bool many = false, parts = false;
+  for (const auto& n : g.nodes) {
     if (is_plain_product(g, n)) many |= ++count[g.in(n)[1]] >= 2 * kManyProducts;
-  return many ? Splitter(std::move(g)).run() : g;
+    parts |= joins_columns(g, n) || (n.op == Op::slice && g.made(g.in(n)[0]).op == Op::matmul);
+  }
+  if (!many || !parts) return g;
+  return Splitter(std::move(g)).run();
 }
 
 bool accumulate_products(Graph& g) {
   if (std::ranges::none_of(g.nodes, [](const Graph::Node& n) { return n.op == Op::matmul; })) return false;
   bool any = false;
-  std::vector<uint32_t> uses(g.values.size());
+  List<uint32_t> uses(g.values.size());
   for (const auto& n : g.nodes)
     for (uint32_t v : g.in(n)) ++uses[v];
   for (uint32_t v : g.outputs) uses[v] += 2;

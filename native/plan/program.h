@@ -15,7 +15,7 @@ struct View {             // a value as strides over the memory of another value
   Layout layout;
   int64_t offset = 0;     // elements, fixed
   struct Dynamic { uint32_t scalar; int64_t stride; };  // + bound I64 scalar * stride: slice starts are data
-  std::vector<Dynamic> dynamic;
+  List<Dynamic> dynamic;
 };
 struct Kernel {
   // In Schedule::words, one after the other: its nodes of the graph (more than one only in a tile program),
@@ -29,14 +29,14 @@ struct Kernel {
 struct Joined {
   uint32_t whole;
   struct Part { uint32_t value; int64_t offset; };  // bytes from its beginning
-  std::vector<Part> parts;
+  List<Part> parts;
 };
 struct Schedule {
   Graph graph;
-  std::vector<View> views;            // per value; views[v].root == v for a value with memory of its own
+  List<View> views;            // per value; views[v].root == v for a value with memory of its own
   std::vector<Kernel> kernels;        // in order of execution
-  std::vector<uint32_t> words;        // what kernels are made of, see Kernel::at
-  std::vector<Joined> joined;
+  List<uint32_t> words;        // what kernels are made of, see Kernel::at
+  List<Joined> joined;
   std::span<const uint32_t> nodes(const Kernel& k) const { return {words.data() + k.at, k.n_nodes}; }
   std::span<const uint32_t> in(const Kernel& k) const { return {words.data() + k.at + k.n_nodes, k.n_in}; }
   std::span<const uint32_t> out(const Kernel& k) const { return {words.data() + k.at + k.n_nodes + k.n_in, k.n_out}; }
@@ -54,8 +54,8 @@ struct Place {
   int32_t donor = -1;   // Output: an input whose buffer it takes over when nobody else holds it
 };
 struct Placement {
-  std::vector<Place> places;     // per value; views have none (see their root)
-  std::vector<int64_t> scratch;  // per kernel: where in the arena its scratch lies (0 if it needs none)
+  List<Place> places;     // per value; views have none (see their root)
+  List<int64_t> scratch;  // per kernel: where in the arena its scratch lies (0 if it needs none)
   int64_t arena_bytes = 0;
   int64_t live_bytes = 0;     // the most that is alive at once by liveness: the floor for arena_bytes
   std::string text(const Schedule&) const;

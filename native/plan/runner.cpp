@@ -156,8 +156,12 @@ Graph Runner::graph(std::span<const uint32_t> outputs) const {
   uint32_t base = 0;
   for (const auto& b : t_.bound_)
     if (!b.leaf) ++base;
+  g.nodes.reserve(base + t_.values_.size());  // nearly all have one result
+  g.ins.reserve(t_.words_.size() / 2);
+  g.attrs.reserve(t_.words_.size() / 2);
   g.values.reserve(base + t_.values_.size());
-  std::vector<uint32_t> input_of(t_.bound_.size());
+  g.maker.reserve(base + t_.values_.size());
+  List<uint32_t> input_of(t_.bound_.size());
   for (size_t i = 0; i < t_.bound_.size(); ++i)
     if (!t_.bound_[i].leaf) {
       const Spec& s = t_.values_[t_.bound_[i].value].spec;
@@ -168,8 +172,8 @@ Graph Runner::graph(std::span<const uint32_t> outputs) const {
     }
   g.inputs = std::move(input_of);
   uint32_t v = 0;
-  std::vector<uint32_t> in;
-  std::vector<Spec> specs;
+  List<uint32_t> in;
+  List<Spec> specs;
   for (size_t w = 0; w < t_.words_.size();) {
     Head h = Head::unpack(t_.words_[w]);
     in.clear();
@@ -271,6 +275,7 @@ std::shared_ptr<Plan> Runner::plan_for(std::span<const uint32_t> wanted, bool hi
     report.fresh = !p;
     if (!p) report.difference = difference(key, {c.order.begin(), c.order.end()});
   }
+  Blocks::Scope scope;
   std::vector<int64_t> whole = key;
   key.resize(recorded);
   std::vector<uint32_t> outputs(wanted.begin(), wanted.end());

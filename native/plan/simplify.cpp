@@ -10,11 +10,9 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 // Which nodes the outputs need. Inputs and scalars always stay: their order is the order of binding.
-std::vector<uint8_t> live_nodes(const Graph& g, const std::vector<uint32_t>& instead) {
-  std::vector<uint8_t> live(g.nodes.size());
+List<uint8_t> live_nodes(const Graph& g, const List<uint32_t>& instead) {
+  List<uint8_t> live(g.nodes.size());
   auto need = [&](uint32_t v) { live[g.maker[instead.empty() ? v : instead[v]]] = true; };
   for (uint32_t v : g.outputs) need(v);
   for (size_t n = g.nodes.size(); n-- > 0;) {
@@ -51,7 +49,7 @@ class Known {
 
  private:
   const Graph& g_;
-  std::vector<uint32_t> slots_;
+  List<uint32_t> slots_;
   size_t count_ = 0;
   void put(uint64_t h, uint32_t node) {
     size_t i = h & (slots_.size() - 1);
@@ -70,8 +68,8 @@ class Rewriter {
  public:
   Rewriter(Graph& out, size_t expect) : g_(out), known_(out, expect) {}
 
-  // The first result of `op` on these inputs: an older value where one is as good.
-  uint32_t add(Op op, std::vector<uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs, int32_t line) {
+  // The first result of `op` on these inputs (overwritten): an older value where one is as good.
+  uint32_t add(Op op, std::span<uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs, int32_t line) {
     if (info(op).kind == Kind::Elementwise && in.size() > 1) peel(in, specs[0].shape);
     if (uint32_t v = identity(op, in, attrs, specs); v != kNone) return v;
     uint64_t h = Known::hash(op, in, attrs);
@@ -97,7 +95,7 @@ class Rewriter {
 
   // Elementwise operations broadcast by themselves: an explicit broadcast of an operand is dropped when another operand has the
   // shape of the result.
-  void peel(std::vector<uint32_t>& in, const Shape& result) {
+  void peel(std::span<uint32_t> in, const Shape& result) {
     for (size_t i = 0; i < in.size(); ++i) {
       const auto& n = g_.made(in[i]);
       if (n.op != Op::broadcast_to) continue;
@@ -107,7 +105,7 @@ class Rewriter {
     }
   }
 
-  uint32_t identity(Op op, const std::vector<uint32_t>& in, std::span<const int64_t> attrs, std::span<const Spec> specs) {
+  uint32_t identity(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs) {
     if (in.empty()) return kNone;
     uint32_t x = in[0];
     const Spec& from = g_.values[x];
@@ -137,7 +135,7 @@ class Rewriter {
         if (same) return x;
         if (const auto& n = g_.made(x); n.op == Op::reshape) {
           uint32_t y = g_.in(n)[0];
-          return add(Op::reshape, {y}, attrs, specs, n.line);
+          return add(Op::reshape, {&y, 1}, attrs, specs, n.line);
         }
         return kNone;
       case Op::transpose: {
@@ -145,10 +143,10 @@ class Rewriter {
         if (std::ranges::is_sorted(axes)) return x;
         if (const auto& n = g_.made(x); n.op == Op::transpose) {
           auto inner = g_.attr(n).subspan(1);
-          std::vector<int64_t> both{attrs[0]};
+          List<int64_t> both{attrs[0]};
           for (int64_t a : axes) both.push_back(inner[size_t(a)]);
           uint32_t y = g_.in(n)[0];
-          return add(Op::transpose, {y}, both, specs, n.line);
+          return add(Op::transpose, {&y, 1}, both, specs, n.line);
         }
         return kNone;
       }
@@ -166,10 +164,7 @@ class Rewriter {
         // Over axes of extent 1 there is nothing to add up.
         if (from.dtype == to.dtype && from.shape.size() == to.shape.size() && from.shape.size() > 0) {
           if (same) return x;
-          std::vector<int64_t> shape{to.shape.rank};
-          shape.insert(shape.end(), to.shape.begin(), to.shape.end());
-          Spec s = to;
-          return add(Op::reshape, {x}, shape, {&s, 1}, -1);
+          return add(Op::reshape, {&x, 1}, ShapeWords(to.shape), {&to, 1}, -1);
         }
         return kNone;
       default: return kNone;
@@ -179,28 +174,46 @@ class Rewriter {
 
 }  // namespace
 
-Graph prune(const Graph& g) {
-  auto live = live_nodes(g, {});
-  Graph out;
-  out.reserve(g, 1);
-  std::vector<uint32_t> map(g.values.size(), kNone), in;
+Graph prune(Graph g) {
+  const auto live = live_nodes(g, {});
+  if (std::ranges::all_of(live, [](uint8_t l) { return l; })) return g;
+  // What is left moves up.
+  List<uint32_t> map(g.values.size()), ins;
+  List<int64_t> attrs;
+  ins.reserve(g.ins.size());
+  attrs.reserve(g.attrs.size());
+  uint32_t n_nodes = 0, n_values = 0;
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     if (!live[i]) continue;
-    const auto& n = g.nodes[i];
-    in.clear();
-    for (uint32_t v : g.in(n)) in.push_back(map[v]);
-    uint32_t o = out.add(n.op, in, g.attr(n), {g.values.data() + n.out, n.n_out}, n.line);
-    for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
+    Graph::Node n = g.nodes[i];
+    const auto in = g.in(n);
+    const auto attr = g.attr(n);
+    n.in_at = uint32_t(ins.size());
+    n.attr_at = uint32_t(attrs.size());
+    for (uint32_t v : in) ins.push_back(map[v]);
+    attrs.insert(attrs.end(), attr.begin(), attr.end());
+    for (uint32_t k = 0; k < n.n_out; ++k) {
+      map[n.out + k] = n_values + k;
+      g.values[n_values + k] = g.values[n.out + k];
+      g.maker[n_values + k] = n_nodes;
+    }
+    n.out = n_values;
+    n_values += n.n_out;
+    g.nodes[n_nodes++] = n;
   }
-  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
-  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
-  for (uint32_t v : g.outputs) out.outputs.push_back(map[v]);
-  return out;
+  g.nodes.resize(n_nodes);
+  g.values.resize(n_values);
+  g.maker.resize(n_values);
+  g.ins = std::move(ins);
+  g.attrs = std::move(attrs);
+  for (auto* list : {&g.inputs, &g.scalars, &g.outputs})
+    for (uint32_t& v : *list) v = map[v];
+  return g;
 }
 
 Graph simplify(Graph g) {
   // What has run already is read, not made again.
-  std::vector<uint32_t> instead;
+  List<uint32_t> instead;
   if (!g.known.empty()) {
     instead.resize(g.values.size());
     for (uint32_t v = 0; v < instead.size(); ++v) instead[v] = v;
@@ -211,35 +224,36 @@ Graph simplify(Graph g) {
   Graph out;
   out.reserve(g);
   Rewriter rewrite(out, g.nodes.size());
-  std::vector<uint32_t> map(g.values.size(), kNone), in;
+  List<uint32_t> map(g.values.size(), kNone), in;
   auto mapped = [&](uint32_t v) { return map[instead.empty() ? v : instead[v]]; };
-  std::vector<Spec> specs;
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     if (!live[i]) continue;
     const auto& n = g.nodes[i];
     in.clear();
     for (uint32_t v : g.in(n)) in.push_back(mapped(v));
-    specs.assign(g.values.begin() + n.out, g.values.begin() + n.out + n.n_out);
+    const std::span<const Spec> specs(g.values.data() + n.out, n.n_out);
     if (n.op == Op::leaf || n.op == Op::scalar) {
       map[n.out] = out.add(n.op, {}, g.attr(n), specs, n.line);
     } else if (info(n.op).kind == Kind::Compound) {
       // The expansion is laid out in a scratch graph and each of its operations rewritten like the others.
       Graph scratch;
-      std::vector<uint32_t> operands;
-      std::vector<Spec> operand_specs;
-      std::vector<const Spec*> pointers;
+      List<uint32_t> operands;
+      List<Spec> operand_specs;
+      List<const Spec*> pointers;
+      operand_specs.reserve(in.size());
       for (uint32_t v : in) operand_specs.push_back(out.values[v]);
       for (size_t k = 0; k < in.size(); ++k) {
         operand_specs[k].weak = g.values[g.in(n)[k]].weak;
         pointers.push_back(&operand_specs[k]);
         operands.push_back(scratch.add(Op::leaf, {}, {}, {&operand_specs[k], 1}));
       }
-      auto results = expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(scratch, operands, n.line);
-      std::vector<uint32_t> inner(scratch.values.size());
+      List<int64_t> results;
+      expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(scratch, operands, n.line, results);
+      List<uint32_t> inner(scratch.values.size());
       for (size_t k = 0; k < in.size(); ++k) inner[operands[k]] = in[k];
       for (const auto& m : scratch.nodes) {
         if (m.op == Op::leaf) continue;
-        std::vector<uint32_t> on;
+        List<uint32_t> on;
         for (uint32_t v : scratch.in(m)) on.push_back(inner[v]);
         std::span<const Spec> s(scratch.values.data() + m.out, m.n_out);
         uint32_t o = rewrite.add(m.op, on, scratch.attr(m), s, n.line);
@@ -254,7 +268,7 @@ Graph simplify(Graph g) {
   for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
   for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
   for (uint32_t v : g.outputs) out.outputs.push_back(mapped(v));
-  return prune(out);
+  return prune(std::move(out));
 }
 
 }  // namespace knet

@@ -6,8 +6,6 @@ namespace knet {
 
 namespace {
 
-constexpr uint32_t kNone = ~0u;
-
 class Pusher {
  public:
   explicit Pusher(Graph g) : g_(std::move(g)) {}
@@ -31,7 +29,7 @@ class Pusher {
     for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
     for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
     for (uint32_t v : g_.outputs) out_.outputs.push_back(map_[v]);
-    return prune(out_);
+    return prune(std::move(out_));
   }
 
  private:
@@ -107,11 +105,12 @@ class Pusher {
 Graph push_slices(Graph g) {
   bool any = false;
   for (const auto& n : g.nodes) any |= n.op == Op::slice && info(g.made(g.in(n)[0]).op).kind == Kind::Elementwise;
-  return any ? Pusher(std::move(g)).run() : g;
+  if (!any) return g;
+  return Pusher(std::move(g)).run();
 }
 
 void join_slices(Graph& g) {
-  std::vector<uint32_t> uses;
+  List<uint32_t> uses;
   struct Part {
     int64_t start, length;
     uint32_t value;
@@ -125,8 +124,9 @@ void join_slices(Graph& g) {
     }
     // From the last of the chain down to the zeros.
     const int64_t axis = g.attr(g.nodes[i])[1];
-    std::vector<Part> parts;
+    List<Part> parts;
     uint32_t v = g.nodes[i].out;
+    int64_t left = g.values[v].shape[int(axis)];
     bool good = true;
     for (; good && g.made(v).op == Op::slice_add; v = g.in(g.made(v))[0]) {
       const auto& n = g.made(v);
@@ -136,8 +136,9 @@ void join_slices(Graph& g) {
       if (!good) break;
       const uint32_t part = g.in(n)[1];
       parts.push_back({g.attr(g.made(g.in(n)[2]))[1], g.values[part].shape[int(axis)], part});
+      left -= parts.back().length;
     }
-    if (!good || parts.size() < 2) continue;
+    if (!good || left || parts.size() < 2) continue;
     const auto& zeros = g.made(v);
     if (zeros.op != Op::broadcast_to) continue;
     const auto& zero = g.made(g.in(zeros)[0]);

@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include <utility>
+#include <vector>
 #include "trace/trace.h"
 
 namespace knet {
@@ -84,7 +85,7 @@ void check_supported(DType, const char* op);  // throws for types that have no k
 DType default_float();                        // what Python floats become in knet.array
 void set_default_float(DType);
 
-// ---- operands (convert.cpp)
+// ---- operands (operand.cpp, buffers.cpp, lists.cpp)
 
 // Memory that was filled from Python, before it becomes a value.
 struct HostArray {
@@ -113,20 +114,32 @@ bool as_float_number(Trace&, PyObject*, DType common, uint32_t& v);
 // Copy of a buffer (NumPy array or scalar, memoryview, array.array); throws Error::Type if its elements are not of our
 // types.
 HostArray read_buffer(PyObject*, const char* op);
-// Copy of a nest of lists of Python numbers and NumPy arrays. `like` as above; strict: numbers keep to it or raise.
-HostArray read_list(PyObject*, const DType* like, bool as_index);
+// Copy of a nest of lists of Python numbers and NumPy arrays, as elements of type `want` (null: of their own).
+// as_index: an empty list is one of integers.
+HostArray read_list(PyObject*, const DType* want = nullptr, bool as_index = false);
 bool has_knet_array(PyObject* list, int depth = 0);
 
+PyObject* array_object(HostArray&&);
+PyObject* array_from(PyObject* obj, PyObject* dtype, PyObject* device);  // knet.array
+
+// ---- the ways out (numbers.cpp, convert.cpp)
+
+extern PyMethodDef kNumberMethods[];
+extern PyType_Slot kNumberSlots[];
 PyObject* element(const Handle&, int64_t at);  // one element as a Python number
 PyObject* read_only_view(PyObject* array);     // memoryview, without the check for tracked values
 void refuse_tracked(const Handle&, const char* op);
 extern PyMethodDef kConvertMethods[], kConvertFunctions[];
 extern PyType_Slot kBufferSlots[];
-PyObject* array_from(PyObject* obj, PyObject* dtype, PyObject* device);  // knet.array
 
 // ---- operators (operators.cpp)
 extern PyType_Slot kOperatorSlots[];
 PyObject* equal(PyObject* a, PyObject* b);  // a == b elementwise, or NotImplemented
+
+// ---- attributes and methods (methods.cpp)
+extern PyGetSetDef kAttributes[];
+std::vector<PyMethodDef> all_methods();  // those of all files
+PyObject* module_attribute(const char* module, const char* name);
 
 // ---- indexing (index.cpp)
 PyObject* get_index(PyObject* x, PyObject* key);

@@ -57,15 +57,6 @@ struct Key {
                                 " with size " + std::to_string(n));
 }
 
-PyObject* array_object(HostArray&& a) {
-  Ref x(reinterpret_cast<PyObject*>(new_array()));
-  Spec s;
-  s.dtype = a.dtype;
-  s.shape = a.shape;
-  handle_of(x).set(s, std::move(a.at));
-  return x.release();
-}
-
 // An index that is neither an integer, a slice, None nor `...`: some kind of array. Masks are computed here.
 void add_array(Key& key, PyObject* k) {
   const Operand kind = operand_kind(k);

@@ -4,8 +4,6 @@
 
 namespace knet {
 
-namespace {
-
 constexpr OpInfo kOps[] = {
 #define KNET_OP(name, kind, n_in, n_out, flags, rule) \
   {#name, Kind::kind, int8_t(n_in), int8_t(n_out), uint16_t(flags), DTypeRule::rule},
@@ -13,6 +11,8 @@ constexpr OpInfo kOps[] = {
 #undef KNET_OP
 };
 static_assert(std::size(kOps) == size_t(Op::Count_));
+
+namespace {
 
 const std::unordered_map<std::string_view, Op>& by_name() {
   static const auto* table = [] {
@@ -24,8 +24,6 @@ const std::unordered_map<std::string_view, Op>& by_name() {
 }
 
 }  // namespace
-
-const OpInfo& info(Op op) { return kOps[size_t(op)]; }
 
 Op op_by_name(std::string_view name) {
   const auto it = by_name().find(name);

@@ -53,7 +53,8 @@ struct OpInfo {
   DTypeRule rule;
 };
 
-const OpInfo& info(Op);
+extern const OpInfo kOps[];
+inline const OpInfo& info(Op op) { return kOps[size_t(op)]; }
 Op op_by_name(std::string_view);  // throws Error::Value if there is none
 bool has_op(std::string_view);
 

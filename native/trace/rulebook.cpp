@@ -1,5 +1,7 @@
 #include "trace/rulebook.h"
 
+#include <algorithm>
+
 #include "trace/op.h"
 
 namespace knet {
@@ -44,34 +46,35 @@ Template Capture::finish(std::span<const int64_t> results) {
   return t;
 }
 
-std::vector<int64_t> Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line) const {
-  std::vector<uint32_t> map(operands.begin(), operands.end());
+void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t line, List<int64_t>& into) const {
+  constexpr size_t kFew = 8;
+  uint32_t few[kFew];
+  List<uint32_t> map, many;
   map.reserve(specs.size());
+  map.assign(operands.begin(), operands.end());
   size_t scalar = 0;
-  std::vector<uint32_t> in;
   for (size_t w = 0; w < words.size();) {
     Head h = Head::unpack(words[w]);
     std::span<const int64_t> attrs(words.data() + w + 1 + h.n_in, h.n_attr);
-    in.clear();
-    for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(map[size_t(words[w + 1 + i])]);
+    if (h.n_in > kFew) many.resize(h.n_in);
+    const std::span in(h.n_in > kFew ? many.data() : few, h.n_in);
+    for (uint32_t i = 0; i < h.n_in; ++i) in[i] = map[size_t(words[w + 1 + i])];
     if (h.op == Op::scalar) {
       map.push_back(g.constant(scalars[scalar++], DType(attrs[0] & 0xff)));
     } else if (info(h.op).kind == Kind::Compound) {
-      std::vector<const Spec*> s;
+      List<const Spec*> s;
       for (uint32_t v : in) s.push_back(&g.values[v]);
-      std::vector<Spec> copies;  // instantiating may move g.values, which `s` points into
-      for (auto* p : s) copies.push_back(*p);
-      for (size_t i = 0; i < s.size(); ++i) s[i] = &copies[i];
-      for (int64_t r : expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line)) map.push_back(uint32_t(r));
+      List<int64_t> inner;
+      expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line, inner);
+      for (int64_t r : inner) map.push_back(uint32_t(r));
     } else {
       uint32_t out = g.add(h.op, in, attrs, line);
       for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
     }
     w += 1 + h.n_in + h.n_attr;
   }
-  std::vector<int64_t> r;
-  for (int32_t v : results) r.push_back(v < 0 ? -1 : int64_t(map[size_t(v)]));
-  return r;
+  into.clear();
+  for (int32_t v : results) into.push_back(v < 0 ? -1 : int64_t(map[size_t(v)]));
 }
 
 RuleSource& rule_source() {
@@ -81,45 +84,97 @@ RuleSource& rule_source() {
 
 namespace {
 
+using Words = std::span<const int64_t>;
 struct WordsHash {
-  size_t operator()(const std::vector<int64_t>& w) const {
+  using is_transparent = void;
+  size_t operator()(Words w) const {
     uint64_t h = 0x9e3779b97f4a7c15ull ^ w.size();
     for (int64_t x : w) h = (h ^ uint64_t(x)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
     return h;
   }
 };
-using Book = std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash>;
+struct SameWords {
+  using is_transparent = void;
+  bool operator()(Words a, Words b) const { return std::ranges::equal(a, b); }
+};
+using Book = std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash, SameWords>;
 
-void encode(std::vector<int64_t>& w, const Spec& s) {
-  w.push_back(int64_t(s.dtype) | int64_t(s.weak) << 8 | int64_t(s.device.kind) << 16 | int64_t(s.device.index) << 24 |
-              int64_t(s.shape.rank) << 32);
-  w.insert(w.end(), s.shape.begin(), s.shape.end());
+// What of its operands a template depends on.
+struct Sees {
+  bool weak, shapes;
+};
+
+// A signature as words, on the stack if they are few.
+class Key {
+ public:
+  Key(const Signature& s, Sees sees) : sees_(sees) {
+    const size_t most = 3 + s.attrs.size() + (s.in.size() + s.out.size()) * (1 + kMaxRank);
+    if (most > kFew) many_.resize(most), words_ = many_.data();
+    push(int64_t(s.op) | int64_t(s.attrs.size()) << 16 | int64_t(s.in.size()) << 32);
+    push(int64_t(s.has_dy));
+    push(int64_t(s.needs));
+    for (int64_t a : s.attrs) push(a);
+    for (auto* p : s.in) push(*p);
+    for (auto* p : s.out) push(*p);
+  }
+  Words words() const { return {words_, size_}; }
+
+ private:
+  static constexpr size_t kFew = 128;
+  int64_t few_[kFew];
+  std::vector<int64_t> many_;
+  int64_t* words_ = few_;
+  size_t size_ = 0;
+  Sees sees_;
+
+  void push(int64_t w) { words_[size_++] = w; }
+  void push(const Spec& s) {
+    const int rank = sees_.shapes ? s.shape.rank : 0;
+    push(int64_t(s.dtype) | int64_t(s.weak && sees_.weak) << 8 | int64_t(s.device.kind) << 16 |
+         int64_t(s.device.index) << 24 | int64_t(rank) << 32);
+    for (int i = 0; i < rank; ++i) push(s.shape[i]);
+  }
+};
+
+// The same signature with nothing in it that the template must not see.
+template <class Make>
+Template made_of(const Signature& s, Sees sees, const Make& make) {
+  std::vector<Spec> specs;
+  std::vector<const Spec*> pointers;
+  for (auto of : {s.in, s.out})
+    for (auto* p : of) specs.push_back(*p);
+  for (Spec& p : specs) {
+    p.weak &= sees.weak;
+    if (!sees.shapes) p.shape.rank = 0;
+    pointers.push_back(&p);
+  }
+  Signature seen = s;
+  seen.in = {pointers.data(), s.in.size()};
+  seen.out = {pointers.data() + s.in.size(), s.out.size()};
+  return make(seen);
 }
 
-TemplateRef lookup(Book& book, const Signature& s, const std::function<Template(const Signature&)>& make) {
-  static thread_local std::vector<int64_t> w;
-  w.clear();
-  w.push_back(int64_t(s.op) | int64_t(s.attrs.size()) << 16 | int64_t(s.in.size()) << 32);
-  w.push_back(int64_t(s.has_dy));
-  w.push_back(int64_t(s.needs));
-  w.insert(w.end(), s.attrs.begin(), s.attrs.end());
-  for (auto* p : s.in) encode(w, *p);
-  for (auto* p : s.out) encode(w, *p);
-  auto it = book.find(w);
+TemplateRef lookup(Book& book, const Signature& s, Sees sees, const std::function<Template(const Signature&)>& make) {
+  const Key key(s, sees);
+  auto it = book.find(key.words());
   if (it != book.end()) return it->second;
-  std::vector<int64_t> key = w;  // making it may look up others
   // A program of ever new shapes must not grow the book for ever; a rule costs some 50 us to run again.
   if (book.size() > 100000) book.clear();
-  auto made = std::make_shared<const Template>(make(s));
-  return book.emplace(std::move(key), std::move(made)).first->second;
+  auto made = std::make_shared<const Template>(made_of(s, sees, make));
+  std::vector<int64_t> words(key.words().begin(), key.words().end());
+  return book.emplace(std::move(words), std::move(made)).first->second;
 }
 
 Book derivatives, expansions;
 
 }  // namespace
 
-TemplateRef derivative(const Signature& s) { return lookup(derivatives, s, rule_source().derivative); }
-TemplateRef expansion(const Signature& s) { return lookup(expansions, s, rule_source().expansion); }
+TemplateRef derivative(const Signature& s) {
+  return lookup(derivatives, s, {.weak = false, .shapes = info(s.op).kind != Kind::Elementwise}, rule_source().derivative);
+}
+TemplateRef expansion(const Signature& s) {
+  return lookup(expansions, s, {.weak = true, .shapes = true}, rule_source().expansion);
+}
 size_t templates() { return derivatives.size() + expansions.size(); }
 
 }  // namespace knet

@@ -18,9 +18,9 @@ struct Template {
   std::vector<int32_t> results;     // value, or -1: no result (a zero gradient)
   bool can_fail = false;            // it looks up places that only the data tells
 
-  // Append the recorded operations to a graph on these operands; the results as values of the graph, or -1.
+  // Append the recorded operations to a graph on these operands. `into`: the results as values of the graph, or -1.
   // Compound operations among them are expanded on the way.
-  std::vector<int64_t> instantiate(Graph&, std::span<const uint32_t> operands, int32_t line) const;
+  void instantiate(Graph&, std::span<const uint32_t> operands, int32_t line, List<int64_t>& into) const;
 };
 
 // While it lives, this thread records into a trace of its own.
@@ -38,7 +38,8 @@ class Capture {
   uint32_t formals_ = 0;
 };
 
-// A signature: what a template depends on.
+// A signature: what a template depends on. (A derivative does not depend on whether its operands are weak, and that of an
+// elementwise operation not on their shapes: one template serves all.)
 struct Signature {
   Op op;
   std::span<const int64_t> attrs;

@@ -107,25 +107,29 @@ def _positions(argnum, op):
 
 def _differentiate(f, wrt, has_aux, args, kwargs, op):
     positions, several = wrt
-    for i in positions:
-        if not -len(args) <= i < len(args):
-            raise TypeError(f"[{op}] argument {i} is to be differentiated, but the call has {len(args)} positional arguments. "
-                            f"Pass it by position.")
-    target = [args[i] for i in positions] if several else args[positions[0]]
+    called = list(args)
+    try:
+        target = [called[i] for i in positions] if several else called[positions[0]]
+    except IndexError:
+        raise TypeError(f"[{op}] argument {max(positions, key=abs)} is to be differentiated, but the call has {len(args)} "
+                        f"positional arguments. Pass it by position.") from None
 
     _core.enter()
     try:
         parameters = _core.parameters(target) if type(target) is list else None
-        if parameters is not None:  # the usual case, fast
-            leaves, rebuild, inner = target.copy(), list, parameters
+        arrays = parameters is not None  # a list of float arrays: the usual case, fast
+        if arrays:
+            leaves, rebuild, inner = target.copy(), None, parameters
         else:
             leaves, paths, rebuild = tree.flatten(target, op)
             parameters = [_parameter(x, path, op) for x, path in zip(leaves, paths)]
             inner = rebuild(parameters)
         numbers = _core.numbers(parameters)  # f may assign to its parameters: w += 1
-        called = list(args)
-        for k, i in enumerate(positions):
-            called[i] = inner[k] if several else inner
+        if several:
+            for i, x in zip(positions, inner):
+                called[i] = x
+        else:
+            called[positions[0]] = inner
         result = f(*called, **kwargs)
         loss, aux = _split(result, op) if has_aux else (result, None)
         _check_loss(loss, op)
@@ -139,11 +143,12 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
     nested = _core.depth() > 0
     if gradients is None:
         gradients = [_zero(x, nested) for x in leaves]
-    elif not nested and not _core.planning_only():
+    elif not arrays and not nested and not _core.planning_only():
         gradients = [g if type(x) is KnetArray else _like(g, x) for g, x in zip(gradients, leaves)]
         if type(loss) is KnetArray and not any(type(x) is KnetArray for x in leaves):
             loss = loss.item()
-    gradients = rebuild(gradients)
+    if rebuild is not None:
+        gradients = rebuild(gradients)
     return tuple(gradients) if several else gradients, loss, aux
 
 
@@ -168,6 +173,8 @@ def _split(result, op):
 
 
 def _check_loss(loss, op):
+    if type(loss) is KnetArray and loss.ndim == 0 and loss.dtype.kind == "f":
+        return
     if type(loss) is KnetArray or hasattr(loss, "__array_interface__"):
         if loss.ndim != 0:
             raise TypeError(f"[{op}] the function returned shape {tuple(loss.shape)}, but only a scalar has a gradient. "

@@ -14,6 +14,7 @@ import dataclasses
 import math
 
 import knet
+from .tree import flatten
 
 __all__ = ["Optimizer", "Sgd", "SGD", "Momentum", "Nesterov", "Adagrad", "Adadelta", "Rmsprop", "Adam", "update",
            "clip", "optimizers", "clone"]
@@ -201,11 +202,11 @@ def clip(grads, max_norm):
     >>> clip([3.0, {"b": 4.0}], 1.0)
     [0.6..., {'b': 0.8}]
     """
-    leaves = [g for g in _leaves(grads) if g is not None]
+    leaves, _, rebuild = flatten(grads, "clip")
     if not max_norm > 0 or not leaves:
         return grads
     factor = max_norm / _maximum(_sqrt(sum(_square(g) for g in leaves)), max_norm)
-    return _map(lambda g: None if g is None else g * factor, grads)
+    return rebuild([g * factor for g in leaves])
 
 
 def optimizers(model, Otype, **options):
@@ -214,7 +215,8 @@ def optimizers(model, Otype, **options):
     >>> optimizers([1.0, {"b": 2.0}], Sgd, lr=0.3)
     [Sgd(lr=0.3, gclip=0.0), {'b': Sgd(lr=0.3, gclip=0.0)}]
     """
-    return _map(lambda _: Otype(**options), model)
+    leaves, _, rebuild = flatten(model, "optimizers")
+    return rebuild([Otype(**options) for _ in leaves])
 
 
 def clone(opt):
@@ -245,7 +247,8 @@ def _square(g):
     return g * g if isinstance(g, (float, int)) else (g * g).sum()
 
 
-# Nests: the keys of a container, None for a leaf.
+# Nests, changed in place and with members left out, which tree.flatten does not do: the keys of a container, None for a
+# leaf.
 
 def _keys(x):
     if isinstance(x, (list, tuple)):
@@ -261,35 +264,19 @@ def _get(x, key):
     return getattr(x, key) if isinstance(key, str) and not isinstance(x, dict) else x[key]
 
 
-def _rebuild(x, new, fresh=False):
-    """x with the members `new`, in place where its type allows, or in a fresh container."""
+def _rebuild(x, new):
+    """x with the members `new`, in place where its type allows."""
     if isinstance(x, tuple):
         return type(x)(*new.values()) if hasattr(x, "_fields") else type(x)(new.values())
     if dataclasses.is_dataclass(x):
-        if fresh or type(x).__dataclass_params__.frozen:
+        if type(x).__dataclass_params__.frozen:
             return dataclasses.replace(x, **new)
         for name, value in new.items():
             setattr(x, name, value)
         return x
-    if fresh:
-        x = copy.copy(x)
     for key, value in new.items():
         x[key] = value
     return x
-
-
-def _map(f, x):
-    keys = _keys(x)
-    return f(x) if keys is None else _rebuild(x, {k: _map(f, _get(x, k)) for k in keys}, fresh=True)
-
-
-def _leaves(x):
-    keys = _keys(x)
-    if keys is None:
-        yield x
-    else:
-        for k in keys:
-            yield from _leaves(_get(x, k))
 
 
 def _at(path):

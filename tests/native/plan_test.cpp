@@ -369,7 +369,7 @@ struct NaiveTile final : Step {
 
 struct NaiveDevice final : Device {
   bool only_contiguous = true;
-  bool accepts(Op op, int, const Layout&) const override { return !only_contiguous || info(op).kind == Kind::Reduce; }
+  bool accepts(Op op, int, const Layout&, uint32_t) const override { return !only_contiguous || info(op).kind == Kind::Reduce; }
   std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                              std::span<const int64_t> attrs) override {
     auto s = std::make_unique<NaiveStep>();
@@ -905,7 +905,7 @@ struct Idle final : Device {
     void run(char* const*, const char* const*, char*) const override {}
     bool may_alias(int, int) const override { return true; }
   };
-  bool accepts(Op, int, const Layout&) const override { return true; }
+  bool accepts(Op, int, const Layout&, uint32_t) const override { return true; }
   std::shared_ptr<const Step> step(Op, std::span<const Layout>, std::span<const Layout>, std::span<const int64_t>) override {
     return std::make_unique<Nothing>();
   }

@@ -1,0 +1,229 @@
+// Filters of one plane, and the sums of their derivatives: windows read where they are. See micro.h.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "cpu/isa/micro.h"
+#include "cpu/isa/vector.h"
+
+namespace knet::cpu::KNET_ISA {
+namespace {
+
+// What one tap of a window reads for a vector of results q to q + n - 1: from where in a row, and which lanes of it.
+template <class T, int S>
+struct Reach {
+  int64_t at;
+  Some<T> lanes[S];
+  bool whole;  // all of them
+
+  void aim(const Filter& f, int64_t q, int64_t n, int64_t tap) {
+    constexpr int64_t L = Vec<T>::lanes;
+    at = q * S + tap;
+    const int64_t end = f.x[1] - at < (n - 1) * S + 1 ? f.x[1] - at : (n - 1) * S + 1;
+    whole = at >= 0 && end >= (L - 1) * S + 1 && (S == 1 || f.x[1] - at >= L * S);
+    for (int s = 0; s < S; ++s) {
+      auto lane = [&](int64_t i) { return i - s * L < 0 ? 0 : i - s * L > L ? L : i - s * L; };
+      lanes[s] = some<T>(lane(-at), lane(end) > lane(-at) ? lane(end) : lane(-at));
+    }
+  }
+  template <bool Whole = false>
+  inline __attribute__((always_inline)) auto read(const T* row) const {
+    auto part = [&](int s) __attribute__((always_inline)) {
+      return Whole ? load(row + at + s * Vec<T>::lanes) : load(row + at + s * Vec<T>::lanes, lanes[s]);
+    };
+    if constexpr (S == 1) return part(0);
+    else return halves<T, 0>(part(0), part(1), std::make_integer_sequence<int, Vec<T>::lanes>());
+  }
+};
+constexpr int64_t kReach = 16;  // taps of a window's row
+
+// R rows of results from row h on, one vector of each; W: how wide the window is, if known. Rows beyond the plane are
+// met where R is 1 alone.
+template <class T, int S, int R, int W, bool Whole>
+void filter_block(const Filter& f, const Reach<T, S>* reach, const T* x, const T* w, T* y, int64_t h, int64_t n) {
+  typename Vec<T>::type sum[R] = {};
+  const int64_t pitch = f.stride[0] * f.x[1];
+  Reach<T, S> at[W ? W : 1];
+  for (int j = 0; j < W; ++j) at[j] = reach[j];
+  for (int64_t i = 0; i < f.window[0]; ++i, w += f.window[1]) {
+    const int64_t first = h * f.stride[0] + f.tap[0][i];
+    if (R == 1 && uint64_t(first) >= uint64_t(f.x[0])) continue;
+    const T* row[R];
+    for (int r = 0; r < R; ++r) row[r] = x + first * f.x[1] + r * pitch;
+    if constexpr (W > 0) {
+#pragma GCC unroll 4
+      for (int j = 0; j < W; ++j)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r] += w[j] * at[j].template read<Whole>(row[r]);
+    } else {
+      for (int64_t j = 0; j < f.window[1]; ++j) {
+        at[0] = reach[j];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sum[r] += w[j] * at[0].template read<Whole>(row[r]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    T* to = y + r * f.y[1];
+    if (n >= Vec<T>::lanes) *reinterpret_cast<typename Vec<T>::type*>(to) = sum[r];
+    else store_part(to, sum[r], n);
+  }
+}
+
+template <class T, int S, int W>
+void filter_rows(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
+  constexpr int64_t L = Vec<T>::lanes;
+  Reach<T, S> reach[kReach];
+  int64_t least = f.tap[0][0], most = least;
+  for (int64_t i = 1; i < f.window[0]; ++i) {
+    least = f.tap[0][i] < least ? f.tap[0][i] : least;
+    most = f.tap[0][i] > most ? f.tap[0][i] : most;
+  }
+  for (int64_t h = lo, rows; h < hi; h += rows) {
+    auto inside = [&](int64_t n) {
+      return h + n <= hi && h * f.stride[0] + least >= 0 && (h + n - 1) * f.stride[0] + most < f.x[0];
+    };
+    rows = kVectorBytes == 64 && inside(8) ? 8 : inside(4) ? 4 : 1;
+    for (int64_t q = 0; q < f.y[1]; q += L) {
+      const int64_t n = f.y[1] - q < L ? f.y[1] - q : L;
+      bool whole = true;
+      if (h == lo || f.y[1] > L)
+        for (int64_t j = 0; j < f.window[1]; ++j) reach[j].aim(f, q, n, f.tap[1][j]);
+      for (int64_t j = 0; j < f.window[1]; ++j) whole &= reach[j].whole;
+      auto block = [&]<int R>() {
+        if (R > 1) fetch_rows<T, S>(x + ((h + R) * f.stride[0] + most) * f.x[1] + q * S, f.x[1], R * f.stride[0]);
+        auto f_block = whole ? filter_block<T, S, R, W, true> : filter_block<T, S, R, W, false>;
+        f_block(f, reach, x, w, y + h * f.y[1] + q, h, n);
+      };
+      if (rows == 8) block.template operator()<8>();
+      else if (rows == 4) block.template operator()<4>();
+      else block.template operator()<1>();
+    }
+  }
+}
+
+template <class T>
+void filter(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi) {
+  auto rows = f.window[1] == 3 ? (f.stride[1] == 1 ? filter_rows<T, 1, 3> : filter_rows<T, 2, 3>)
+                               : (f.stride[1] == 1 ? filter_rows<T, 1, 0> : filter_rows<T, 2, 0>);
+  rows(f, x, w, y, lo, hi);
+}
+
+// I x K taps of the window from row i on, for one vector of each row h to end - 1 of results; all meet rows of the
+// plane.
+template <class T, int S, int I, int K, bool Whole>
+void filter_sums_block(const Filter& f, const Reach<T, S>* reach, int64_t i, const T* x, const T* dy, int64_t n,
+                       T* sums, int64_t h, int64_t end) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V sum[I][K];
+  Reach<T, S> at[K];
+  const T* row[I];
+  for (int p = 0; p < K; ++p) at[p] = reach[p];
+  for (int r = 0; r < I; ++r) {
+    row[r] = x + (h * f.stride[0] + f.tap[0][i + r]) * f.x[1];
+    for (int p = 0; p < K; ++p) sum[r][p] = load(sums + (r * f.window[1] + p) * L);
+  }
+  const Some<T> lanes = some<T>(0, n);
+  for (; h < end; ++h) {
+    const V y = Whole ? load(dy + h * f.y[1]) : load(dy + h * f.y[1], lanes);
+#pragma GCC unroll 3
+    for (int r = 0; r < I; ++r) {
+#pragma GCC unroll 3
+      for (int p = 0; p < K; ++p) sum[r][p] += at[p].template read<Whole>(row[r]) * y;
+      row[r] += f.stride[0] * f.x[1];
+    }
+  }
+  for (int r = 0; r < I; ++r)
+    for (int p = 0; p < K; ++p) *reinterpret_cast<V*>(sums + (r * f.window[1] + p) * L) = sum[r][p];
+}
+
+// I rows of taps: the results that meet rows of the plane with all of them, and those that do with some.
+template <class T, int S, int I, int K, bool Whole>
+void filter_sums_taps(const Filter& f, const Reach<T, S>* reach, int64_t i, const T* x, const T* dy, int64_t n,
+                      T* sums) {
+  int64_t first[I], end[I], from = 0, to = f.y[0];
+  for (int r = 0; r < I; ++r) {
+    const int64_t tap = f.tap[0][i + r], s = f.stride[0], left = f.x[0] - 1 - tap;
+    first[r] = tap >= 0 ? 0 : (s - 1 - tap) / s;
+    end[r] = left < 0 ? 0 : left / s + 1 < f.y[0] ? left / s + 1 : f.y[0];
+    from = first[r] > from ? first[r] : from;
+    to = end[r] < to ? end[r] : to;
+  }
+  if (from > to) from = to = 0;
+  filter_sums_block<T, S, I, K, Whole>(f, reach, i, x, dy, n, sums, from, to);
+  for (int r = 0; I > 1 && r < I; ++r) {
+    T* sum = sums + r * f.window[1] * Vec<T>::lanes;
+    const int64_t before = end[r] < from ? end[r] : from, after = first[r] > to ? first[r] : to;
+    if (first[r] < before) filter_sums_block<T, S, 1, K, Whole>(f, reach, i + r, x, dy, n, sum, first[r], before);
+    if (after < end[r]) filter_sums_block<T, S, 1, K, Whole>(f, reach, i + r, x, dy, n, sum, after, end[r]);
+  }
+}
+
+template <class T, int S>
+void filter_sums_rows(const Filter& f, const T* x, const T* dy, T* sum) {
+  constexpr int64_t L = Vec<T>::lanes;
+  Reach<T, S> reach[kReach];
+  for (int64_t q = 0; q < f.y[1]; q += L) {
+    const int64_t n = f.y[1] - q < L ? f.y[1] - q : L, w = f.window[1];
+    bool whole = true;
+    for (int64_t j = 0; j < w; ++j) reach[j].aim(f, q, n, f.tap[1][j]), whole &= reach[j].whole;
+    auto taps = [&]<int I, int K>(int64_t i, int64_t j) {
+      (whole ? filter_sums_taps<T, S, I, K, true> : filter_sums_taps<T, S, I, K, false>)(
+          f, reach + j, i, x, dy + q, n, sum + (i * w + j) * L);
+    };
+    for (int64_t i = 0; i < f.window[0];) {
+      const bool three = i + 3 <= f.window[0];
+      int64_t j = 0;
+      for (; j + 3 <= w; j += 3)
+        if (three) taps.template operator()<3, 3>(i, j);
+        else taps.template operator()<1, 3>(i, j);
+      for (; j < w; ++j)
+        if (three) taps.template operator()<3, 1>(i, j);
+        else taps.template operator()<1, 1>(i, j);
+      i += three ? 3 : 1;
+    }
+  }
+}
+
+template <class T>
+void filter_sums(const Filter& f, const T* x, const T* dy, T* sum) {
+  (f.stride[1] == 1 ? filter_sums_rows<T, 1> : filter_sums_rows<T, 2>)(f, x, dy, sum);
+}
+
+template <class T, int K>
+void traces_block(T* sums, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  using V = typename Vec<T>::type;
+  constexpr int L = Vec<T>::lanes;
+  V sum[K];
+  const T* from[K];
+  for (int p = 0; p < K; ++p) sum[p] = load(sums + p * L), from[p] = b + off[p];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = pieces[i].from;
+    const T* to = c + pieces[i].to;
+    if (int n = pieces[i].n; n == L) {
+      const V y = load(to);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load(from[p] + at) * y;
+    } else {
+      const V y = load_part(to, n);
+#pragma GCC unroll 12
+      for (int p = 0; p < K; ++p) sum[p] += load_part(from[p] + at, n) * y;
+    }
+  }
+  for (int p = 0; p < K; ++p) *reinterpret_cast<V*>(sums + p * L) = sum[p];
+}
+
+// Nine at once: a window of 3 x 3 in one pass.
+template <class T>
+void traces(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count) {
+  constexpr int L = Vec<T>::lanes;
+  int64_t p = 0;
+  for (; p + 9 <= k; p += 9) traces_block<T, 9>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p + 4 <= k; p += 4) traces_block<T, 4>(sum + p * L, off + p, b, c, pieces, count);
+  for (; p < k; ++p) traces_block<T, 1>(sum + p * L, off + p, b, c, pieces, count);
+}
+
+}  // namespace
+}  // namespace knet::cpu::KNET_ISA

@@ -1,0 +1,360 @@
+// batch: members and stacks, and one operation for many.
+#include <algorithm>
+
+#include "plan/batcher.h"
+
+namespace knet {
+
+namespace {
+
+Shape stacked_shape(size_t count, const Shape& s) {
+  Shape r{int64_t(count)};
+  for (int64_t d : s) r.push(d);
+  return r;
+}
+
+// The view of v that was made last, for it is often asked for again.
+uint32_t& last(Values& views, uint32_t v) {
+  if (v >= views.size()) views.resize(v + 1 + v / 2, kNone);
+  return views[v];
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------ single values
+
+uint32_t Batcher::number(int64_t i) {
+  uint32_t& v = numbers_[uint64_t(i)];
+  if (v == kNone) v = out_.constant({.i = i}, DType::I64);
+  return v;
+}
+
+uint32_t Batcher::reshape(uint32_t v, const Shape& s, int32_t line) {
+  if (out_.made(v).op == Op::reshape) v = out_.in(out_.made(v))[0];
+  if (out_.values[v].shape == s) return v;
+  uint32_t& known = last(reshaped_, v);
+  if (known == kNone || !(out_.values[known].shape == s)) {
+    Spec to = out_.values[v];
+    to.shape = s;
+    known = out_.add(Op::reshape, {&v, 1}, ShapeWords(s), {&to, 1}, line);
+  }
+  return known;
+}
+
+uint32_t Batcher::transpose(uint32_t v, int32_t line) {
+  const auto& made = out_.made(v);
+  if (made.op == Op::transpose && out_.attr(made)[0] == 2) return out_.in(made)[0];  // one that moves nothing is no node
+  uint32_t& known = last(transposed_, v);
+  if (known == kNone) {
+    Spec to = out_.values[v];
+    std::swap(to.shape[0], to.shape[1]);
+    const int64_t attrs[] = {2, 1, 0};
+    known = out_.add(Op::transpose, {&v, 1}, attrs, {&to, 1}, line);
+  }
+  return known;
+}
+
+// Rows from .. from + count - 1.
+uint32_t Batcher::rows(uint32_t v, int64_t from, int64_t count, int32_t line) {
+  Spec to = out_.values[v];
+  if (from == 0 && count == to.shape[0]) return v;
+  to.shape[0] = count;
+  const uint32_t in[] = {v, number(from)};
+  const int64_t attrs[] = {1, 0, 1, count, 1, 1};
+  return out_.add(Op::slice, in, attrs, {&to, 1}, line);
+}
+
+// The value of out_ for a value of g_ that is available.
+uint32_t Batcher::value(uint32_t v) {
+  if (map_[v] == kNone && seat_[v].stack == kNone) demand(g_.maker[v]);
+  if (map_[v] == kNone) {
+    const int32_t line = g_.made(v).line;
+    const uint32_t row = rows(seen_as(seat_[v].stack, spec(v).shape, line), seat_[v].at, 1, line);
+    map_[v] = reshape(row, spec(v).shape, line);
+  }
+  return map_[v];
+}
+
+// Emits a node, and before it what it needs, in the old order.
+void Batcher::demand(uint32_t node) {
+  if (done_[node]) return;
+  const auto had = [&](uint32_t v) { return map_[v] != kNone || seat_[v].stack != kNone; };
+  if (role_[node] == kNone && std::ranges::all_of(g_.in(g_.nodes[node]), had)) {
+    done_[node] = true;
+    return emit(node);
+  }
+  Values todo{node}, list;
+  while (!todo.empty()) {
+    const uint32_t i = todo.back();
+    todo.pop_back();
+    if (done_[i]) continue;
+    done_[i] = true;
+    list.push_back(i);
+    const auto need = [&](uint32_t v) {
+      if (!had(v)) todo.push_back(g_.maker[v]);
+    };
+    if (const auto* terms = sum_at(i)) {
+      for (const Term& t : *terms)
+        if (t.what == Term::Other) need(t.value);
+        else for (uint32_t v : g_.in(g_.made(t.value))) need(v);
+    } else if (const Values* chain = scatters_at(i)) {
+      need(g_.in(g_.nodes[chain->front()])[0]);
+      for (uint32_t k : *chain) need(g_.in(g_.nodes[k])[1]), need(g_.in(g_.nodes[k])[2]);
+    } else {
+      for (uint32_t v : g_.in(g_.nodes[i])) need(v);
+    }
+  }
+  std::ranges::sort(list);
+  for (uint32_t i : list) emit(i);
+}
+
+void Batcher::emit(uint32_t i) {
+  const auto& n = g_.nodes[i];
+  if (role_[i] != kNone) return role_[i] < kScatters ? emit_sum(i) : emit_scatters(i);
+  if (same_memory(n) && map_[g_.in(n)[0]] == kNone) {  // a member seen under another shape
+    seat_[n.out] = seat_[g_.in(n)[0]];
+    return;
+  }
+  uint32_t few[kMostOperands];
+  Values many(n.n_in > kMostOperands ? n.n_in : 0);
+  const std::span in(many.empty() ? few : many.data(), n.n_in);
+  for (uint32_t j = 0; j < n.n_in; ++j) in[j] = value(g_.in(n)[j]);
+  const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
+  for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+}
+
+// A reshape, or a transpose that moves nothing.
+bool Batcher::same_memory(const Graph::Node& n) const {
+  if (n.op == Op::reshape) return true;
+  if (n.op != Op::transpose) return false;
+  const Shape& from = spec(g_.in(n)[0]).shape;
+  int64_t last = -1;
+  for (int64_t axis : g_.attr(n).subspan(1)) {
+    if (from[int(axis)] == 1) continue;
+    if (axis < last) return false;
+    last = axis;
+  }
+  return true;
+}
+
+// ------------------------------------------------------------------------------------------ stacks
+
+// Are these members of one stack, one after the other?
+bool Batcher::in_order(const Values& vs) const {
+  const Seat first = seat_[vs[0]];
+  if (first.stack == kNone) return false;
+  for (size_t i = 1; i < vs.size(); ++i)
+    if (seat_[vs[i]].stack != first.stack || seat_[vs[i]].at != first.at + i) return false;
+  return true;
+}
+
+// The values as one of shape (count, *shape), copied together if they are not.
+uint32_t Batcher::stacked(const Values& vs) {
+  const Shape shape = spec(vs[0]).shape, want = stacked_shape(vs.size(), shape);
+  const int32_t line = g_.made(vs[0]).line;
+  if (in_order(vs)) {
+    const Seat first = seat_[vs[0]];
+    return rows(seen_as(first.stack, shape, line), first.at, int64_t(vs.size()), line);
+  }
+  // Pieces: runs of neighbours in a stack, and single values, joined along a new first axis.
+  Values pieces;
+  pieces.reserve(vs.size());
+  for (size_t i = 0; i < vs.size();) {
+    size_t end = i + 1;
+    const Seat first = seat_[vs[i]];
+    while (first.stack != kNone && end < vs.size() && seat_[vs[end]].stack == first.stack &&
+           seat_[vs[end]].at == first.at + (end - i))
+      ++end;
+    if (first.stack != kNone && (end - i > 1 || map_[vs[i]] == kNone))
+      pieces.push_back(rows(seen_as(first.stack, shape, line), first.at, int64_t(end - i), line));
+    else
+      pieces.push_back(reshape(value(vs[i]), stacked_shape(1, shape), line));
+    i = end;
+  }
+  const int64_t axis[] = {0};
+  Spec joined = spec(vs[0]);
+  joined.shape = want;
+  const uint32_t c = out_.add(Op::concatenate, pieces, axis, {&joined, 1}, line);
+  take_seats(vs, c, false);
+  return c;
+}
+
+// A stack whose members are seen under another shape.
+uint32_t Batcher::seen_as(uint32_t stack, const Shape& member, int32_t line) {
+  Stack& s = stacks_[stack];
+  const Shape want = stacked_shape(s.count, member);
+  if (s.seen == kNone || !(out_.values[s.seen].shape == want)) s.seen = reshape(s.value, want, line);
+  return s.seen;
+}
+
+void Batcher::take_seats(const Values& vs, uint32_t stack, bool first_home) {
+  stacks_.push_back({stack, uint32_t(vs.size())});
+  for (uint32_t i = 0; i < vs.size(); ++i)
+    if (first_home || seat_[vs[i]].stack == kNone) seat_[vs[i]] = {uint32_t(stacks_.size() - 1), i};
+}
+
+// The same for operands of a group: what makes small operands is batched as well, if it is alike.
+uint32_t Batcher::lifted(const Values& vs, int depth) {
+  if (in_order(vs)) return stacked(vs);
+  for (uint32_t k = lifted_at_[vs[0]]; k != kNone; k = lifted_[k].next)
+    if (lifted_[k].of == vs) return lifted_[k].stack;
+  uint32_t c = kNone;
+  if (depth < kLiftDepth) {
+    const Values makers = fresh_makers(vs);
+    if (!makers.empty()) c = together(makers, depth + 1);
+  }
+  if (c == kNone) {
+    c = stacked(vs);
+  } else {
+    take_seats(vs, c, true);
+    c = reshape(c, stacked_shape(vs.size(), spec(vs[0]).shape), g_.made(vs[0]).line);
+    for (uint32_t v : vs) done_[g_.maker[v]] = true;
+  }
+  lifted_.push_back({vs, c, lifted_at_[vs[0]]});
+  lifted_at_[vs[0]] = uint32_t(lifted_.size() - 1);
+  return c;
+}
+
+// The nodes that make these, if they are alike, wait for somebody to ask for them, and cost nothing to batch: small, or
+// elementwise.
+Values Batcher::fresh_makers(const Values& vs) const {
+  if (!small(vs[0]) && info(g_.made(vs[0]).op).kind != Kind::Elementwise) return {};
+  Values makers;
+  makers.reserve(vs.size());
+  for (uint32_t v : vs) {
+    const uint32_t i = g_.maker[v];
+    if (done_[i] || is_given(v) || absorbed_[i] || role_[i] != kNone) return {};
+    makers.push_back(i);
+  }
+  return alike(makers) ? makers : Values{};
+}
+
+// Do the nodes differ in nothing but their operands?
+bool Batcher::alike(const Values& nodes) const {
+  const auto& n = g_.nodes[nodes[0]];
+  if (n.n_out != 1) return false;
+  for (uint32_t i : nodes) {
+    const auto& m = g_.nodes[i];
+    if (m.op != n.op || m.n_in != n.n_in || m.n_out != 1 || !std::ranges::equal(g_.attr(m), g_.attr(n))) return false;
+    if (!(spec(m.out).shape == spec(n.out).shape) || spec(m.out).dtype != spec(n.out).dtype) return false;
+    for (uint32_t j = 0; j < n.n_in; ++j) {
+      const Spec &a = spec(g_.in(m)[j]), &b = spec(g_.in(n)[j]);
+      if (a.dtype != b.dtype || !(a.shape == b.shape)) return false;
+    }
+  }
+  return true;
+}
+
+Values Batcher::operands(const Values& nodes, size_t j) const {
+  Values vs;
+  vs.reserve(nodes.size());
+  for (uint32_t i : nodes) vs.push_back(g_.in(g_.nodes[i])[j]);
+  return vs;
+}
+
+// ------------------------------------------------------------------------------------------ one for many
+
+// Can a node of this kind run on a stack, given which operands are shared by all?
+bool Batcher::stackable(const Graph::Node& n, std::span<const bool> same) const {
+  switch (info(n.op).kind) {
+    case Kind::Elementwise: return spec(n.out).shape.rank < kMaxRank;
+    case Kind::Contraction: {
+      if (!is_plain_product(g_, n)) return false;
+      return same[1] || (same[0] && spec(g_.in(n)[1]).shape[1] == 1);
+    }
+    default: break;
+  }
+  if (spec(n.out).shape.rank >= kMaxRank - 1 || same[0]) return n.op == Op::gather && same[0] && gathers_rows(n);
+  switch (n.op) {
+    case Op::sum: case Op::prod: case Op::max: case Op::min: case Op::any: case Op::all:
+    case Op::reshape: case Op::transpose: case Op::broadcast_to:
+      return spec(g_.in(n)[0]).shape.rank < kMaxRank - 1;
+    case Op::take_along_axis: return !same[1];
+    default: return false;
+  }
+}
+
+bool Batcher::gathers_rows(const Graph::Node& n) const {
+  return n.n_in == 2 && g_.attr(n)[0] == 1 && g_.attr(n)[1] == 0 && g_.attr(n)[2] == 0 &&
+         spec(g_.in(n)[1]).shape.rank == 1;
+}
+
+// One node for all of these (alike). It makes their results one after the other: (count, *shape of a result) under this or
+// another shape. kNone: that cannot be.
+uint32_t Batcher::together(const Values& nodes, int depth) {
+  const Graph::Node n = g_.nodes[nodes[0]];
+  const int64_t count = int64_t(nodes.size());
+  bool same[kMostOperands];
+  if (n.n_in > kMostOperands || n.n_in == 0) return kNone;
+  Values in[kMostOperands];
+  bool any = false;
+  for (size_t j = 0; j < n.n_in; ++j) {
+    in[j] = operands(nodes, j);
+    same[j] = all_same(in[j]);
+    any |= !same[j];
+  }
+  if (!any || !stackable(n, {same, n.n_in})) return kNone;
+  Values now;
+  now.reserve(n.n_in);
+  for (size_t j = 0; j < n.n_in; ++j) now.push_back(same[j] ? value(in[j][0]) : lifted(in[j], depth));
+  const Spec one = spec(n.out);
+  Spec all = one;
+  all.shape = stacked_shape(size_t(count), one.shape);
+  List<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
+
+  if (info(n.op).kind == Kind::Elementwise) {
+    for (size_t j = 0; j < n.n_in; ++j) {
+      const Shape& s = spec(in[j][0]).shape;
+      if (same[j] || s.rank == one.shape.rank) continue;
+      Shape wide{count};
+      for (int i = s.rank; i < one.shape.rank; ++i) wide.push(1);
+      for (int64_t d : s) wide.push(d);
+      now[j] = reshape(now[j], wide, n.line);
+    }
+    return out_.add(n.op, now, attrs, {&all, 1}, n.line);
+  }
+  switch (n.op) {
+    case Op::matmul: return product(n, now, same[1], count, all);
+    case Op::gather: {
+      const int64_t each = spec(in[1][0]).shape[0];
+      now[1] = reshape(now[1], Shape{count * each}, n.line);
+      Spec flat = one;
+      flat.shape[0] *= count;
+      return out_.add(n.op, now, attrs, {&flat, 1}, n.line);
+    }
+    case Op::reshape: return now[0];
+    case Op::broadcast_to: {
+      const Shape& s = spec(in[0][0]).shape;
+      Shape wide{count};
+      for (int i = s.rank; i < one.shape.rank; ++i) wide.push(1);
+      for (int64_t d : s) wide.push(d);
+      now[0] = reshape(now[0], wide, n.line);
+      attrs.assign(1, all.shape.rank);
+      attrs.insert(attrs.end(), all.shape.begin(), all.shape.end());
+      break;
+    }
+    case Op::transpose:
+      for (size_t k = 1; k < attrs.size(); ++k) ++attrs[k];
+      attrs.insert(attrs.begin() + 1, 0);
+      ++attrs[0];
+      break;
+    case Op::take_along_axis: ++attrs[0]; break;
+    default:  // reductions: the number of axes, the axes, keepdims
+      for (int64_t k = 0; k < attrs[0]; ++k) ++attrs[size_t(k) + 1];
+  }
+  return out_.add(n.op, now, attrs, {&all, 1}, n.line);
+}
+
+// a @ w for many a: one product of all their rows. w @ x for many columns x: the rows x^T @ w^T.
+uint32_t Batcher::product(const Graph::Node& n, const Values& in, bool right, int64_t count, const Spec& all) {
+  const Shape &a = spec(g_.in(n)[0]).shape, &b = spec(g_.in(n)[1]).shape;
+  const int64_t m = right ? a[0] : 1, k = a[1], columns = right ? b[1] : a[0];
+  Values now = in;
+  now[0] = reshape(right ? in[0] : in[1], Shape{count * m, k}, n.line);
+  now[1] = right ? in[1] : transpose(in[0], n.line);
+  Spec flat = all;
+  flat.shape = Shape{count * m, columns};
+  return out_.add(Op::matmul, now, {}, {&flat, 1}, n.line);
+}
+
+}  // namespace knet
