@@ -111,8 +111,10 @@ void TileStep::task(int64_t t, char* const* out, const char* const* in, char* sc
   auto clear = [&](const Result& r) { std::memset(slot[r.near], 0, size_t(tile_cols) * r.item); };
   auto flush = [&](int64_t c, int64_t n) {  // what the last few rows have left
     for (const Result& r : results)
-      if (r.near != kNone)
-        r.fold->cols(scratch + r.at + size_t(t) * r.stride + size_t(c) * r.acc_item, slot[r.near], 1, n), clear(r);
+      if (r.near != kNone) {
+        r.fold->cols(scratch + r.at + size_t(t) * r.stride + size_t(c) * r.acc_item, slot[r.near], 1, n);
+        clear(r);
+      }
   };
   for (const Result& r : results)
     if (r.near != kNone) clear(r);

@@ -63,7 +63,7 @@ struct Result {  // what becomes of a register at the end of each tile (or of th
 };
 
 // Rows of float32 that are added up as such before their sum goes on in double: as many as in a sum along a row
-// (isa/tile_reduce.cpp). Two sums over 4096 rows of 768 took 0.43 ns an element row by row, 0.1 so.
+// (isa/tile_reduce.cpp). Row by row into double, the two such sums of a layer norm took a sixth of its time.
 constexpr int64_t kNearRows = 8;
 
 class TileStep final : public Step {

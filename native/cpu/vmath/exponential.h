@@ -59,8 +59,8 @@ KNET_VM T exp_of(T r) {
   Pair<T> s = sum(T(1), r);
   return s.h + (s.l + r * r * exp_tail(r));
 }
-// Where the result is 0 it is multiplied by 0: a product that underflows takes the processor 60 cycles, ten times the
-// rest, and masked scores are exponentials of -infinity.
+// Where the result is 0 it is multiplied by 0: a product that underflows takes the processor ten times as long as all
+// the rest (3.8 ns an element, 0.37 without), and masked scores are exponentials of -infinity.
 KNET_VM float exp(float x) {
   Reduced32 a = exp_reduce(clamp(x, -105.0f, 89.0f));
   int32_t h = a.k >> 1;
