@@ -29,7 +29,8 @@ In the tables, *NumPy* names NumPy's functions that are recorded as this operati
 """
 
 TITLES = {
-    "elementwise": "Elementwise", "reduce": "Reductions and scans", "shape": "Shapes and joining",
+    "elementwise": "Elementwise", "activations": "Functions of neural networks", "special": "Special functions",
+    "reduce": "Reductions and scans", "shape": "Shapes and joining",
     "create": "Making arrays", "rearrange": "Repeating, rearranging, diagonals",
     "index": "Indexing and sorting", "linalg": "Products", "conv": "Convolution and pooling",
     "random": "Random numbers", "compound": "Soft-max, losses, dropout",

@@ -8,6 +8,7 @@
 #include "cpu/threads.h"
 #include "cpu/tile.h"
 #include "memory/pool.h"
+#include "words.h"
 
 namespace knet {
 namespace {
@@ -26,25 +27,21 @@ class Steps {
 
   template <class Make>
   std::shared_ptr<const Step> get(const Key& key, Make make) {
-    uint64_t h = 0x9e3779b97f4a7c15ull;
-    for (int64_t w : key) h = (h ^ uint64_t(w)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
     {
       std::lock_guard lock(mutex_);
-      auto [a, b] = known_.equal_range(h);
-      for (; a != b; ++a)
-        if (a->second.first == key) return a->second.second;
+      if (auto it = known_.find(key); it != known_.end()) return it->second;
     }
     std::shared_ptr<const Step> made = make();
     std::lock_guard lock(mutex_);
     if (known_.size() >= kMost) known_.clear();  // plans hold on to their own
-    known_.emplace(h, std::pair(key, made));
+    known_.emplace(key, made);
     return made;
   }
 
  private:
   static constexpr size_t kMost = 4096;  // of a few hundred bytes each
   std::mutex mutex_;
-  std::unordered_multimap<uint64_t, std::pair<Key, std::shared_ptr<const Step>>> known_;
+  std::unordered_map<Key, std::shared_ptr<const Step>, WordsHash, SameWords> known_;
 };
 
 void append(Steps::Key& key, const Layout& l) {

@@ -130,7 +130,8 @@ void Groups::put_node(Group& g, uint32_t i) {
 }
 
 void Groups::read(Group& g, uint32_t u) {
-  for (uint32_t l = g.first_read; l != kNone; l = reads[l].next)
+  // A tile program reads few values, and each once. A Step may read thousands, and the same one twice.
+  for (uint32_t l = g.tile ? g.first_read : kNone; l != kNone; l = reads[l].next)
     if (reads[l].value == u) return;
   uint32_t l = uint32_t(reads.size());
   reads.push_back({u, kNone});

@@ -4,6 +4,7 @@
 #include <list>
 #include <unordered_map>
 #include "device.h"
+#include "words.h"
 
 namespace knet {
 
@@ -61,22 +62,6 @@ struct Cache {
 Cache& cache() {
   static Cache& c = *new Cache;  // never destroyed: threads may end after main
   return c;
-}
-
-uint64_t hash_words(const std::vector<int64_t>& w) {
-  // Two multiply-fold lanes: about a word a nanosecond, good enough since the exact key is compared afterwards.
-  auto fold = [](uint64_t a, uint64_t b) {
-    __uint128_t m = __uint128_t(a) * b;
-    return uint64_t(m) ^ uint64_t(m >> 64);
-  };
-  uint64_t h0 = 0x9e3779b97f4a7c15ull, h1 = 0xbf58476d1ce4e5b9ull;
-  size_t i = 0;
-  for (; i + 1 < w.size(); i += 2) {
-    h0 = fold(h0 ^ uint64_t(w[i]), 0xd6e8feb86659fd93ull);
-    h1 = fold(h1 ^ uint64_t(w[i + 1]), 0xa0761d6478bd642full);
-  }
-  if (i < w.size()) h0 = fold(h0 ^ uint64_t(w[i]), 0xe7037ed1a0b428dbull);
-  return fold(h0 ^ w.size(), h1 | 1);
 }
 
 // ---- what differed from the nearest known plan, in words
@@ -178,10 +163,14 @@ Graph Runner::graph(std::span<const uint32_t> outputs) const {
     Head h = Head::unpack(t_.words_[w]);
     in.clear();
     for (uint32_t i = 0; i < h.n_in; ++i) in.push_back(base + uint32_t(t_.words_[w + 1 + i]));
-    specs.clear();
-    for (uint32_t i = 0; i < h.n_out; ++i) specs.push_back(t_.values_[v + i].spec);
+    std::span<const Spec> made(&t_.values_[v].spec, 1);
+    if (h.n_out != 1) {  // rare
+      specs.clear();
+      for (uint32_t i = 0; i < h.n_out; ++i) specs.push_back(t_.values_[v + i].spec);
+      made = specs;
+    }
     std::span<const int64_t> attrs(t_.words_.data() + w + 1 + h.n_in, h.n_attr);
-    uint32_t out = g.add(h.op, in, attrs, specs, int32_t(v));
+    uint32_t out = g.add(h.op, in, attrs, made, int32_t(v));
     if (h.op == Op::scalar) g.scalars.push_back(out);
     v += h.n_out;
     w += 1 + h.n_in + h.n_attr;
@@ -261,7 +250,7 @@ std::shared_ptr<Plan> Runner::plan_for(std::span<const uint32_t> wanted, bool hi
   key.insert(key.end(), wanted.begin(), wanted.end());
   for (const auto& b : t_.bound_)
     if (!b.leaf) key.push_back(b.value);
-  const uint64_t hash = hash_words(key);
+  const uint64_t hash = knet::hash(key);
 
   Cache& c = cache();
   ++c.stats.runs;

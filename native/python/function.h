@@ -1,5 +1,5 @@
-// The arguments of an operation's recording function: what function.cpp, which takes the calls, shares with arguments.cpp,
-// which reads what they bring.
+// The arguments of an operation's recording function: what function.cpp, which takes the calls, shares with
+// arguments.cpp, which reads what they bring.
 #pragma once
 #include <string>
 #include <vector>

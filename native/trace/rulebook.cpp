@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "trace/op.h"
+#include "words.h"
 
 namespace knet {
 
@@ -84,19 +85,6 @@ RuleSource& rule_source() {
 
 namespace {
 
-using Words = std::span<const int64_t>;
-struct WordsHash {
-  using is_transparent = void;
-  size_t operator()(Words w) const {
-    uint64_t h = 0x9e3779b97f4a7c15ull ^ w.size();
-    for (int64_t x : w) h = (h ^ uint64_t(x)) * 0xd6e8feb86659fd93ull, h ^= h >> 32;
-    return h;
-  }
-};
-struct SameWords {
-  using is_transparent = void;
-  bool operator()(Words a, Words b) const { return std::ranges::equal(a, b); }
-};
 using Book = std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash, SameWords>;
 
 // What of its operands a template depends on.

@@ -369,10 +369,12 @@ struct NaiveTile final : Step {
 
 struct NaiveDevice final : Device {
   bool only_contiguous = true;
-  bool accepts(Op op, int, const Layout&, uint32_t) const override { return !only_contiguous || info(op).kind == Kind::Reduce; }
+  bool accepts(Op op, int, const Layout&, uint32_t) const override {
+    return !only_contiguous || info(op).kind == Kind::Reduce;
+  }
   std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
-                             std::span<const int64_t> attrs) override {
-    auto s = std::make_unique<NaiveStep>();
+                                   std::span<const int64_t> attrs) override {
+    auto s = std::make_shared<NaiveStep>();
     s->op = op;
     s->out.assign(out.begin(), out.end());
     s->in.assign(in.begin(), in.end());
@@ -381,7 +383,7 @@ struct NaiveDevice final : Device {
     return s;
   }
   std::shared_ptr<const Step> tile(const TileProgram& p) override {
-    auto s = std::make_unique<NaiveTile>();
+    auto s = std::make_shared<NaiveTile>();
     s->p = p;
     return s;
   }
@@ -392,6 +394,12 @@ struct NaiveDevice final : Device {
   void trim() override {}
   int64_t longest_row = 12;
 };
+namespace knet {
+Device& device(DeviceId) {
+  static NaiveDevice d;
+  return d;
+}
+}  // namespace knet
 
 // ---- building graphs and running them both ways
 
@@ -516,9 +524,10 @@ static Ran check(const Build& b, bool donate = false, bool only_contiguous = tru
       }
     CHECK(same);
     if (!same && failures < 4)
-      std::printf("%s%s%s", b.g.text().c_str(), ran.schedule.text().c_str(), placement.text(ran.schedule).c_str());
+      std::printf("%s%s%s%s", b.g.text().c_str(), ran.schedule.text().c_str(), placement.text(ran.schedule).c_str(),
+                  program_text(*ran.program, ran.schedule.lines(), {}).c_str());
   }
-  CHECK(ran.schedule.kernels.empty() || !ran.schedule.lines().empty());
+  CHECK(!program_text(*ran.program, ran.schedule.lines(), {}).empty());
   return ran;
 }
 
@@ -906,10 +915,11 @@ struct Idle final : Device {
     bool may_alias(int, int) const override { return true; }
   };
   bool accepts(Op, int, const Layout&, uint32_t) const override { return true; }
-  std::shared_ptr<const Step> step(Op, std::span<const Layout>, std::span<const Layout>, std::span<const int64_t>) override {
-    return std::make_unique<Nothing>();
+  std::shared_ptr<const Step> step(Op, std::span<const Layout>, std::span<const Layout>,
+                                   std::span<const int64_t>) override {
+    return std::make_shared<Nothing>();
   }
-  std::shared_ptr<const Step> tile(const TileProgram&) override { return std::make_unique<Nothing>(); }
+  std::shared_ptr<const Step> tile(const TileProgram&) override { return std::make_shared<Nothing>(); }
   int64_t max_row() const override { return 1000; }
   void* allocate(size_t) override { return nullptr; }
   void release(void*, size_t) override {}
@@ -944,16 +954,11 @@ static void overhead() {
   std::printf("a run costs %.1f ns per kernel beyond the kernel\n", (seconds() - t) / 1000 / p->kernels * 1e9);
 }
 
-// Where programs ask for their device.
-Device& knet::device(DeviceId) {
-  static NaiveDevice naive;
-  return naive;
-}
-
 int main(int argc, char** argv) {
   known();
   int n = argc > 1 ? std::atoi(argv[1]) : 3000;
   for (int seed = 0; seed < n; ++seed) {
+    Blocks::Scope scope;
     Build b = random_graph(uint32_t(seed));
     try {
       check(b, seed & 1, seed & 2, seed % 5 == 0 ? 4 : 12);
