@@ -69,11 +69,12 @@ struct TileProgram {
       Store,      // write a Full register with strides over dims, a Row register with strides over dims[:split], a Scalar
       ReduceAll,  // reduce a Full register over everything to one element
       ReduceCols, // reduce a Full register over dims[:split], leaving a row: contiguous, product(dims[split:]) elements
+      ReduceSome, // reduce a Full register over the dims whose stride is 0, leaving the others: contiguous, in C order
     } what = Store;
     uint16_t reg;
     DType dtype;
     Op reduce;                 // sum, prod, max, min, any, all
-    int64_t stride[kMaxRank];  // Store only
+    int64_t stride[kMaxRank];  // Store and ReduceSome
   };
   Shape dims;      // iteration space, C order, collapsed as far as all strides allow
   int split = 0;   // dims[split:] is a row. A program with no Row register and no ReduceCols has split 0 and no rows

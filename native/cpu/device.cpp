@@ -69,7 +69,8 @@ const Steps::Key& key_of(const TileProgram& p) {
   }
   for (const auto& o : p.outputs) {
     key.push_back(int64_t(o.what) | int64_t(o.reg) << 8 | int64_t(o.dtype) << 24 | int64_t(o.reduce) << 32);
-    if (o.what == TileProgram::Output::Store) key.insert(key.end(), o.stride, o.stride + p.dims.rank);
+    if (o.what == TileProgram::Output::Store || o.what == TileProgram::Output::ReduceSome)
+      key.insert(key.end(), o.stride, o.stride + p.dims.rank);
   }
   return key;
 }

@@ -20,13 +20,57 @@ constexpr int64_t kTile = 1024;
 constexpr int64_t kMaxRow = 16384;
 // A row operand meets a full one row by row from this row length on; below, it is spread over a register first.
 constexpr int64_t kLongRow = 32;
+// Operands that repeat so many times are seen as one number a row where a program has no rows of its own.
+constexpr int64_t kWideRow = 256;
 // Tasks: at most this many (each has its own partial results), none shorter than this.
 constexpr int64_t kMaxTasks = 64;
+// A kernel of so many operations computes for so long that the processor's own prefetching stops in between; it
+// fetches ahead by itself what is too large for a cache.
+constexpr size_t kMinAhead = 6;
+constexpr int64_t kAheadBytes = 1 << 20;
 constexpr double kTaskNs = 4e3;
+
+// A program without rows, with those in which operands are the same along the last dimensions (a number for each channel
+// of an image): such operands are then one number a row, and what is made of them alone is computed once a row.
+TileProgram with_rows(TileProgram p) {
+  bool has_rows = p.split != 0;
+  for (auto& i : p.inputs) has_rows |= i.cls == Reg::Row;
+  for (auto& i : p.instrs) has_rows |= i.cls == Reg::Row;
+  for (auto& o : p.outputs) has_rows |= o.what == TileProgram::Output::ReduceCols;
+  if (has_rows) return p;
+  auto same_from = [&](const TileProgram::Input& in) {
+    int k = p.dims.rank;
+    while (k > 0 && in.stride[k - 1] == 0) --k;
+    return k;
+  };
+  auto row_of = [&](int split) {
+    int64_t n = 1;
+    for (int i = split; i < p.dims.rank; ++i) n *= p.dims[i];
+    return n;
+  };
+  for (auto& in : p.inputs)
+    if (in.cls == Reg::Full)
+      if (int k = same_from(in); k > p.split && row_of(k) >= kWideRow) p.split = k;
+  if (p.split == 0) return p;
+  std::vector<bool> ends(p.inputs.size() + p.instrs.size());
+  for (auto& o : p.outputs) ends[o.reg] = true;
+  for (size_t i = 0; i < p.inputs.size(); ++i)
+    if (auto& in = p.inputs[i]; in.cls == Reg::Full && !ends[i] && same_from(in) <= p.split) in.cls = Reg::Row;
+  auto class_of = [&](uint16_t r) {
+    return r < p.inputs.size() ? p.inputs[r].cls : p.instrs[r - p.inputs.size()].cls;
+  };
+  for (size_t i = 0; i < p.instrs.size(); ++i) {
+    auto& in = p.instrs[i];
+    Reg most = Reg::Scalar;
+    for (int k = 0; k < in.n_src; ++k) most = std::max(most, class_of(in.src[k]));
+    if (in.cls == Reg::Full && most == Reg::Row && !ends[p.inputs.size() + i]) in.cls = Reg::Row;
+  }
+  return p;
+}
 
 class Builder {
  public:
-  explicit Builder(const TileProgram& p) : p_(p), step_(std::make_unique<TileStep>()) {}
+  explicit Builder(const TileProgram& p) : p_(with_rows(p)), step_(std::make_unique<TileStep>()) {}
 
   std::unique_ptr<Step> build() {
     geometry();
@@ -85,8 +129,8 @@ class Builder {
       }
     }
     if (s.cols > kTile && !whole_rows) {
-      s.tile_cols = kTile;
       s.segments = (s.cols + kTile - 1) / kTile;
+      s.tile_cols = ((s.cols + s.segments - 1) / s.segments + 63) / 64 * 64;  // of about the same length
       s.tiles = s.rows * s.segments;
     } else {
       s.tile_cols = s.cols;
@@ -251,6 +295,7 @@ class Builder {
       r.item = uint32_t(itemsize(dtype));
       r.slot = values_[o.reg].slot;
       if (o.what == TileProgram::Output::Store) {
+        stores_rows_ |= cls == Reg::Row;
         if (o.reg >= p_.inputs.size() && direct_[o.reg - p_.inputs.size()] == int(k)) continue;
         if (cls == Reg::Scalar) {
           r.what = Result::One;
@@ -263,7 +308,22 @@ class Builder {
         }
       } else {
         r.slot = as(o.reg, Reg::Full);
-        r.what = o.what == TileProgram::Output::ReduceAll ? Result::ReduceAll : Result::ReduceCols;
+        switch (o.what) {
+          case TileProgram::Output::ReduceAll: r.what = Result::ReduceAll; break;
+          case TileProgram::Output::ReduceCols:
+            r.what = Result::ReduceCols;
+            r.cells = s.cols;
+            if (o.reduce == Op::sum && dtype == DType::F32 && s.tile_rows < kNearRows) {
+              r.near = temporary(Reg::Full, dtype, true);
+              r.add = map_of(Op::add, dtype, dtype);
+            }
+            break;
+          default:
+            r.what = Result::ReduceSome;
+            r.walk = walk_of(o.stride, Reg::Full);
+            for (int i = 0; i < p_.dims.rank; ++i) r.cells *= o.stride[i] ? p_.dims[i] : 1;
+            most_cells_ = std::max(most_cells_, r.cells);
+        }
         r.fold = &loops_of(o.reduce, dtype);
         r.acc_item = uint32_t(itemsize(DType(r.fold->acc)));
         r.finish = map_of(Op::cast, DType(r.fold->acc), o.dtype);
@@ -349,6 +409,7 @@ class Builder {
   void tasks() {
     TileStep& s = *step_;
     const int64_t n = s.rows * s.cols;
+    s.ahead = s.body.size() >= kMinAhead && n * 4 >= kAheadBytes;
     for (const Gather& g : s.gathers)
       cost_ += g.row ? 0 : g.walk.rank && g.walk.stride[g.walk.rank - 1] == 1 ? 0.1 : 0.6;
     s.cost_ns = cost_ * double(n) + 10.0 * double(s.body.size()) * double(s.tiles) + 30;
@@ -359,8 +420,10 @@ class Builder {
     int64_t units = s.by_columns ? s.segments : s.tiles;
     double unit_ns = s.by_columns ? tile_ns * double(s.rows) : tile_ns;
     if (s.by_columns) most = kMaxTasks;
+    // The same for other accumulators that each task has: no more of them than an eighth of the elements.
+    most = std::clamp<int64_t>(n / (8 * most_cells_), 1, most);
     s.tiles_per_task = std::max<int64_t>((units + most - 1) / most, int64_t(kTaskNs / std::max(unit_ns, 1.0)) + 1);
-    if (!s.by_columns && has_rows_ && s.segments > 1)  // a row, and what is stored of it, belongs to one task
+    if (!s.by_columns && stores_rows_ && s.segments > 1)  // a row, and what is stored of it, belongs to one task
       s.tiles_per_task = (s.tiles_per_task + s.segments - 1) / s.segments * s.segments;
     s.tasks = std::max<int64_t>((units + s.tiles_per_task - 1) / s.tiles_per_task, 1);
     size_t at = 0;
@@ -370,9 +433,11 @@ class Builder {
       if (r.what == Result::ReduceAll) {
         r.stride = 64;
       } else {
-        size_t bytes = (size_t(s.cols) * r.acc_item + 63) & ~size_t(63);
-        r.stride = s.by_columns ? 0 : bytes;
-        if (s.by_columns) at += bytes;
+        size_t bytes = (size_t(r.cells) * r.acc_item + 63) & ~size_t(63);
+        const bool shared = s.by_columns && r.what == Result::ReduceCols;
+        r.stride = shared ? 0 : bytes;
+        if (shared) at += bytes;
+        if (s.segments > 1 && !s.by_columns) r.near = kNone;  // the tiles of a task are not one below the other
       }
       at += size_t(s.tasks) * r.stride;
     }
@@ -387,12 +452,13 @@ class Builder {
                          std::to_string(p_.inputs.size()) + " in, " + std::to_string(p_.outputs.size()) + " out";
   }
 
-  const TileProgram& p_;
+  const TileProgram p_;
   std::unique_ptr<TileStep> step_;
   std::vector<Value> values_, temporaries_;
   std::vector<int> direct_;  // per instruction: the output that it writes, -1 none
   int n_slots_ = 0;
-  bool has_rows_ = false, reduces_cols_ = false;
+  bool has_rows_ = false, reduces_cols_ = false, stores_rows_ = false;
+  int64_t most_cells_ = 1;   // of the outputs that are reduced over some dimensions
   double cost_ = 0;  // ns per element
 };
 

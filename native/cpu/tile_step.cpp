@@ -37,6 +37,14 @@ void move(char* to, const char* from, int64_t bytes) {
   if (to != from) std::memcpy(to, from, size_t(bytes));
 }
 
+// `count` elements into one accumulator (step 0) or into as many, side by side (step 1).
+void fold_run(const ReduceLoops& fold, char* acc, const char* from, int64_t count, int64_t step) {
+  if (step) return fold.cols(acc, from, 1, count);
+  uint64_t partial;
+  fold.rows(&partial, from, 1, count);
+  fold.combine(acc, &partial, 1);
+}
+
 void execute(const Code& c, char** slot, int64_t m, int64_t n) {
   const void* src[4] = {slot[c.src[0]], slot[c.src[1]], slot[c.src[2]], slot[c.src[3]]};
   char* dst = slot[c.dst];
@@ -74,12 +82,11 @@ void TileStep::run(char* const* out, const char* const* in, char* scratch) const
   if (!folds) return;
   for (const Result& r : results) {
     if (r.what < Result::ReduceAll) continue;
-    int64_t n = r.what == Result::ReduceAll ? 1 : cols;
     char* acc = scratch + r.at;
     if (r.stride)
-      for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, n);
+      for (int64_t t = 1; t < tasks; ++t) r.fold->combine(acc, acc + size_t(t) * r.stride, r.cells);
     const void* from = acc;
-    r.finish(out[r.out], &from, n);
+    r.finish(out[r.out], &from, r.cells);
   }
 }
 
@@ -99,14 +106,25 @@ void TileStep::task(int64_t t, char* const* out, const char* const* in, char* sc
   for (const Code& c : prologue) execute(c, slot, 0, 0);
   if (folds)
     for (const Result& r : results)
-      if (r.what == Result::ReduceAll || (r.what == Result::ReduceCols && !by_columns))
-        r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.what == Result::ReduceAll ? 1 : cols);
+      if (r.what >= Result::ReduceAll && !(r.what == Result::ReduceCols && by_columns))
+        r.fold->identity(scratch + r.at + size_t(t) * r.stride, r.cells);
+  auto clear = [&](const Result& r) { std::memset(slot[r.near], 0, size_t(tile_cols) * r.item); };
+  auto flush = [&](int64_t c, int64_t n) {  // what the last few rows have left
+    for (const Result& r : results)
+      if (r.near != kNone) {
+        r.fold->cols(scratch + r.at + size_t(t) * r.stride + size_t(c) * r.acc_item, slot[r.near], 1, n);
+        clear(r);
+      }
+  };
+  for (const Result& r : results)
+    if (r.near != kNone) clear(r);
   if (by_columns) {
     for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
       int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
       for (const Result& r : results)
         if (r.what == Result::ReduceCols) r.fold->identity(scratch + r.at + size_t(c) * r.acc_item, n);
       for (int64_t r = 0; r < rows; ++r) tile(r, 1, c, n, t, slot, out, in, scratch);
+      flush(c, n);
     }
   } else if (segments > 1) {
     for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
@@ -118,6 +136,7 @@ void TileStep::task(int64_t t, char* const* out, const char* const* in, char* sc
       int64_t r = k * tile_rows, m = std::min(tile_rows, rows - r);
       tile(r, m, 0, m * cols, t, slot, out, in, scratch);
     }
+    flush(0, cols);
   }
   if (t == 0)
     for (const Result& r : results)
@@ -133,7 +152,21 @@ void TileStep::tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char*
     slot[v.slot] = p + (v.what == Moving::Full ? at : v.what == Moving::Row ? r : c) * v.item;
   }
   for (const Gather& g : gathers) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
-  for (const Code& code : body) execute(code, slot, m, n);
+  if (ahead) {
+    // The same part of each operand in the next tile is fetched meanwhile, a few lines with every operation.
+    const int64_t next = by_columns ? cols : n, count = int64_t(body.size());
+    for (int64_t k = 0; k < count; ++k) {
+      for (const Moving& v : moving) {
+        if (v.what != Moving::Full) continue;
+        const char* p = (v.out ? out[v.operand] : in[v.operand]) + (at + next) * v.item;
+        const int64_t lines = (n * v.item + 63) / 64;
+        for (int64_t l = lines * k / count, end = lines * (k + 1) / count; l < end; ++l) __builtin_prefetch(p + 64 * l);
+      }
+      execute(body[size_t(k)], slot, m, n);
+    }
+  } else {
+    for (const Code& code : body) execute(code, slot, m, n);
+  }
   for (const Result& o : results) {
     const char* from = slot[o.slot];
     switch (o.what) {
@@ -149,8 +182,29 @@ void TileStep::tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char*
         break;
       }
       case Result::ReduceCols: {
-        int64_t width = segments > 1 ? n : cols;
-        o.fold->cols(scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item, from, m, width);
+        const int64_t width = segments > 1 ? n : cols;
+        char* acc = scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item;
+        if (o.near == kNone) {
+          o.fold->cols(acc, from, m, width);
+          break;
+        }
+        char* near = slot[o.near];
+        for (int64_t i = 0; i < m; ++i, from += width * o.item) {
+          const void* both[2] = {near, from};
+          o.add(near, both, width);
+        }
+        if (r / kNearRows != (r + m) / kNearRows) {
+          o.fold->cols(acc, near, 1, width);
+          std::memset(near, 0, size_t(width) * o.item);
+        }
+        break;
+      }
+      case Result::ReduceSome: {
+        char* acc = scratch + o.at + size_t(t) * o.stride;
+        o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
+          fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
+          from += count * o.item;
+        });
       }
     }
   }

@@ -48,16 +48,23 @@ struct Gather {  // a strided operand brought into a register
   uint32_t item;
 };
 struct Result {  // what becomes of a register at the end of each tile (or of the run)
-  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols } what;
+  enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols, ReduceSome } what;
   uint16_t out;
   Slot slot;
+  Slot near = kNone;        // ReduceCols: sums of a few rows in their own type, before they go to the accumulators
   uint32_t item;
-  Walk walk;
+  Walk walk;                // Scatter: where it goes; ReduceSome: which accumulator each element belongs to
+  Map add = nullptr;        // ReduceCols: into `near`
   const ReduceLoops* fold = nullptr;
   Map finish = nullptr;     // accumulator type -> result type
   uint32_t acc_item = 0;
+  int64_t cells = 1;        // accumulators of a task
   size_t at = 0, stride = 0;  // where in scratch: task t's accumulators are at + t * stride
 };
+
+// Rows of float32 that are added up as such before their sum goes on in double: as many as in a sum along a row
+// (isa/tile_reduce.cpp). Row by row into double, the two such sums of a layer norm took a sixth of its time.
+constexpr int64_t kNearRows = 8;
 
 class TileStep final : public Step {
  public:
@@ -69,6 +76,7 @@ class TileStep final : public Step {
   int64_t tiles = 0, tiles_per_task = 1, tasks = 1;
   bool by_columns = false;  // tasks are column blocks, each through all rows
   bool folds = false;
+  bool ahead = false;       // fetch what the next tile needs
   size_t arena_bytes = 0;
   int n_slots = 0;
   std::vector<std::pair<Slot, size_t>> registers;  // slot, offset in the arena

@@ -61,8 +61,9 @@ std::string describe(const TileProgram& p, std::span<const uint32_t> in, std::sp
   for (size_t k = 0; k < p.outputs.size(); ++k) {
     const auto& o = p.outputs[k];
     if (o.what == TileProgram::Output::Store) continue;
-    statement(value(out[k]) + " = " + info(o.reduce).name +
-              (o.what == TileProgram::Output::ReduceAll ? " all(" : " columns(") + text[o.reg] + ")");
+    const char* over = o.what == TileProgram::Output::ReduceAll ? " all(" :
+                       o.what == TileProgram::Output::ReduceCols ? " columns(" : " some(";
+    statement(value(out[k]) + " = " + info(o.reduce).name + over + text[o.reg] + ")");
   }
   return s;
 }

@@ -15,8 +15,9 @@ constexpr uint16_t kInstr = 0x8000;
 void collapse(TileProgram& p, const Shape& space, int split) {
   split = std::max(split, 0);
   int w = -1, rows = 0;
-  // Does it store one element per point?
-  auto whole = [&](const TileProgram::Output& o) {
+  // Does each point have its place in it?
+  auto strided = [&](const TileProgram::Output& o) {
+    if (o.what == TileProgram::Output::ReduceSome) return true;
     return o.what == TileProgram::Output::Store &&
            (o.reg < p.inputs.size() ? p.inputs[o.reg].cls : p.instrs[o.reg - p.inputs.size()].cls) == Reg::Full;
   };
@@ -29,7 +30,7 @@ void collapse(TileProgram& p, const Shape& space, int split) {
       if (in.cls == Reg::Scalar || (in.cls == Reg::Row && i >= split)) continue;
       joins = in.stride[w] == in.stride[i] * d;
     }
-    for (const auto& o : p.outputs) joins = joins && (!whole(o) || o.stride[w] == o.stride[i] * d);
+    for (const auto& o : p.outputs) joins = joins && (!strided(o) || o.stride[w] == o.stride[i] * d);
     if (!joins) {
       ++w;
       p.dims.dim[w] = 1;
@@ -43,8 +44,8 @@ void collapse(TileProgram& p, const Shape& space, int split) {
   p.split = rows;
   if (w < 0) p.dims = Shape{1};
   for (auto& o : p.outputs) {
-    std::fill(o.stride + (whole(o) ? p.dims.rank : 0), o.stride + kMaxRank, 0);
-    if (o.what != TileProgram::Output::Store || whole(o)) continue;
+    std::fill(o.stride + (strided(o) ? p.dims.rank : 0), o.stride + kMaxRank, 0);
+    if (o.what != TileProgram::Output::Store || strided(o)) continue;
     int64_t s = 1;
     for (int i = p.split; i-- > 0; s *= p.dims[i]) o.stride[i] = s;
   }
@@ -87,7 +88,8 @@ class Emitter {
   // The tile program being made.
   struct Emit {
     uint32_t group;
-    int split;
+    int split;   // space[split:] is a row; -1: no rows
+    bool again;  // some nodes may be there twice
     bool point;  // the space has one point only: everything is Full
     Shape space;
     TileProgram* p;
@@ -162,7 +164,8 @@ class Emitter {
     auto program = std::make_shared<TileProgram>();
     TileProgram& p = *program;
     std::sort(nodes_.begin(), nodes_.end());
-    Emit e{k, g.fixed_split(), g.space.rank == 0, g.space, &p};
+    const int split = g.fixed_rows() < 0 ? -1 : dims_of(g.space, g.rows);
+    Emit e{k, split, made_.is_added(nodes_.back()), g.space.rank == 0, g.space, &p};
     p.instrs.reserve(size_t(g.size));
     p.inputs.reserve(size_t(g.n_reads) + 2);
     for (uint32_t i : nodes_) {
@@ -179,9 +182,8 @@ class Emitter {
       o.dtype = g_.values[n.out].dtype;
       o.reduce = n.op;
       bool reduced = info(n.op).kind == Kind::Reduce && !(x.cls == Class::Row && e.split >= 0);
-      if (!reduced) operand_strides(views_[n.out].layout, made_.shape(n.out), o.stride);
-      else if (made_.classify(n).what == Reduction::Columns) o.what = TileProgram::Output::ReduceCols;
-      else o.what = TileProgram::Output::ReduceAll;
+      if (reduced) o.what = end_of_reduction(e, n, o.stride);
+      else operand_strides(views_[n.out].layout, made_.shape(n.out), e.space, o.stride);
       p.outputs.push_back(o);
       out_.push_back(n.out);
     }
@@ -194,12 +196,36 @@ class Emitter {
     return program;
   }
 
+  // How the kernel ends in reduction n; for one over some axes, the strides of what is left.
+  TileProgram::Output::What end_of_reduction(const Emit& e, const Graph::Node& n, int64_t* stride) const {
+    const Reduction how = made_.classify(n);
+    if (how.what == Reduction::All) return TileProgram::Output::ReduceAll;
+    if (how.what == Reduction::Columns && how.rows == groups_[e.group].rows) return TileProgram::Output::ReduceCols;
+    const Shape& s = made_.shape(g_.in(n)[0]);
+    Layout left = Layout::contiguous(g_.values[n.out].dtype, s);
+    bool reduced[kMaxRank] = {};
+    AttrReader attr{g_.attr(n)};
+    for (int64_t a : attr.ints()) reduced[a] = true;
+    int64_t step = 1;
+    for (int i = s.rank; i-- > 0;) {
+      left.stride[i] = reduced[i] ? 0 : step;
+      step *= reduced[i] ? 1 : s[i];
+    }
+    operand_strides(left, s, e.space, stride);
+    return TileProgram::Output::ReduceSome;
+  }
+
   Reg class_of(const Emit& e, uint16_t r) const {
     return r & kInstr ? e.p->instrs[r & ~kInstr].cls : e.p->inputs[r].cls;
   }
 
   DType type_of(const Emit& e, uint16_t r) const {
     return r & kInstr ? e.p->instrs[r & ~kInstr].to : e.p->inputs[r].dtype;
+  }
+
+  static bool same(const TileProgram::Instr& a, const TileProgram::Instr& b) {
+    return a.what == b.what && a.op == b.op && a.dtype == b.dtype && a.to == b.to && a.cls == b.cls &&
+           std::equal(a.src, a.src + a.n_src, b.src, b.src + b.n_src);
   }
 
   uint16_t map(Emit& e, Op op, DType from, DType to, Reg cls, std::span<const uint16_t> src) {
@@ -211,6 +237,9 @@ class Emitter {
     in.cls = cls;
     in.n_src = uint8_t(src.size());
     std::copy(src.begin(), src.end(), in.src);
+    if (e.again)
+      for (size_t k = 0; k < e.p->instrs.size(); ++k)
+        if (same(e.p->instrs[k], in)) return uint16_t(kInstr | k);
     e.p->instrs.push_back(in);
     return uint16_t(kInstr | (e.p->instrs.size() - 1));
   }
@@ -219,7 +248,7 @@ class Emitter {
     TileProgram::Input in;
     in.dtype = g_.values[u].dtype;
     std::fill(in.stride, in.stride + kMaxRank, 0);
-    operand_strides(views_[u].layout, reading, in.stride);
+    operand_strides(views_[u].layout, reading, e.space, in.stride);
     auto zero = [&](int a, int b) {
       return std::all_of(in.stride + a, in.stride + b, [](int64_t s) { return s == 0; });
     };
@@ -273,8 +302,15 @@ class Emitter {
     if (type_of(e, src) != t || class_of(e, src) != Reg::Full)
       src = map(e, Op::cast, type_of(e, src), t, Reg::Full, {&src, 1});
     if (values_[n.out].cls == Class::Row && e.split >= 0) {
-      src = map(e, n.op, t, t, Reg::Row, {&src, 1});
-      e.p->instrs.back().what = TileProgram::Instr::RowReduce;
+      TileProgram::Instr in{};
+      in.what = TileProgram::Instr::RowReduce;
+      in.op = n.op;
+      in.dtype = in.to = t;
+      in.cls = Reg::Row;
+      in.n_src = 1;
+      in.src[0] = src;
+      e.p->instrs.push_back(in);
+      src = uint16_t(kInstr | (e.p->instrs.size() - 1));
     }
     named_[n.out] = {src, e.group};
   }

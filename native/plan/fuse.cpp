@@ -7,7 +7,9 @@
 // Two kinds of values wait for their readers:
 //   deferred  elementwise, read once, made of at most one value of full size. It goes to its reader's group: the
 //             derivative 1 - y*y is computed backwards from y, and not forwards to be kept. Moving it never keeps more
-//             values alive than placing it at once would.
+//             values alive than placing it at once would. If it is cheap, so that making it costs no more than reading
+//             it would, it may be read several times: each reader gets nodes of its own. A reduction of what no tile
+//             kernel makes waits as well, for a kernel that reads this value anyway.
 //   free      of one element, made of inputs and Python numbers by few operations: recomputed in each group that
 //             reads it.
 #include <algorithm>
@@ -24,10 +26,17 @@ constexpr int64_t kJoinBytes = 8 << 10;
 // Nodes that wait together: three such trees and their reader still fit one kernel.
 constexpr int kMaxWaiting = 16;
 constexpr int kMaxFree = 8;
+// What is made again for each reader: few operations, few readers, and of a size at which memory is what costs.
+constexpr int kMaxCheap = 4;
+constexpr uint32_t kMaxReaders = 8;
+constexpr int64_t kCheapBytes = 128 << 10;
 
 bool fusible_reduction(Op op) {
   return op == Op::sum || op == Op::prod || op == Op::max || op == Op::min || op == Op::any || op == Op::all;
 }
+
+// An operation that costs about as much as loading its operands.
+bool is_cheap(Op op) { return info(op).rule != DTypeRule::Float || op == Op::divide; }
 
 class Fuser : Groups {
  public:
@@ -147,20 +156,16 @@ class Fuser : Groups {
   void step(uint32_t i) {
     const bool in_place = graph.nodes[i].op == Op::concatenate && join_in_place(i);
     const Graph::Node n = graph.nodes[i];
-    uint32_t depth = 0;
     for (uint32_t j = 0; j < n.n_in; ++j) {
       uint32_t u = graph.ins[n.in_at + j];
-      const Layout& layout = views[u].layout;
-      if (n.op != Op::copy && !in_place && !layout.is_contiguous() && !device_.accepts(n.op, int(j), layout, values[u].uses))
-        graph.ins[n.in_at + j] = u = copy(u);
-      depth = std::max(depth, in_memory(u));
+      if (n.op != Op::copy && !in_place && !accepts(n.op, j, u)) graph.ins[n.in_at + j] = copy(u);
     }
-    uint32_t k = new_group(false, depth + 1);
-    put_node(groups[k], i);
-    groups[k].order = i;
-    groups[k].nothing = in_place;
-    for (uint32_t u : graph.in(n)) read(groups[k], u);
-    for (uint32_t o = 0; o < n.n_out; ++o) made(n.out + o, k, Class::Full);
+    groups[place_step(i)].nothing = in_place;
+  }
+
+  bool accepts(Op op, uint32_t j, uint32_t u) const {
+    const Layout& layout = views[u].layout;
+    return layout.is_contiguous() || device_.accepts(op, int(j), layout, values[u].uses);
   }
 
   // The parts of a concatenation are written where they belong, if most of it is made by kernels for this purpose.
@@ -217,7 +222,7 @@ class Fuser : Groups {
       return;
     }
     int waiting = 1;
-    bool free = size == 1, one_source = true;
+    bool free = size == 1, one_source = true, cheap = is_cheap(n.op), reshaped = false;
     uint32_t source = kNone;
     auto add_source = [&](uint32_t r) {
       if (r == kNone) return;
@@ -225,11 +230,13 @@ class Fuser : Groups {
       source = r;
     };
     for (uint32_t j = 0; j < n.n_in; ++j) {
+      const bool comes = follows(i, j, s, reshaped);
       uint32_t u = graph.ins[n.in_at + j], r = root(u);
       if (values[r].state == State::Free) {
         waiting += values[r].waiting;
-      } else if (follows(u, s)) {
+      } else if (comes) {
         waiting += values[r].waiting;
+        cheap &= values[r].cheap && (u == r || is_reshape_of(u, r));
         add_source(values[r].source);
         free = false;
       } else {
@@ -238,32 +245,87 @@ class Fuser : Groups {
       }
     }
     Value* out = &values[n.out];
+    out->reshaped = reshaped;
+    cheap = cheap && waiting <= kMaxCheap && source != kNone && worth_making_again(n.out, source);
     if (free && waiting <= kMaxFree) {
       out->state = State::Free;
       out->waiting = uint8_t(waiting);
-    } else if (one_source && out->uses == 1 && waiting <= kMaxWaiting) {
+    } else if (one_source && (out->uses == 1 || cheap) && waiting <= kMaxWaiting) {
       out->state = State::Deferred;
       out->waiting = uint8_t(waiting);
       out->source = source;
+      out->cheap = cheap;
     } else {
       place(n.out);
     }
   }
 
-  // Can the waiting value that u sees go to a reader of shape `s`? If it cannot it is placed now.
-  bool follows(uint32_t u, const Shape& s) {
-    uint32_t r = root(u);
+  // v is cheap, and made of one other value of full size: is reading that one, once more for each reader, as good as
+  // storing v and reading it?
+  bool worth_making_again(uint32_t v, uint32_t source) const {
+    return values[v].uses <= kMaxReaders && graph.values[v].bytes() >= kCheapBytes &&
+           itemsize(graph.values[v].dtype) >= itemsize(graph.values[source].dtype);
+  }
+
+  // Can the waiting value that input j of node i sees go with the node, which reads in shape `s`? If it cannot it is
+  // placed now. `reshaped`: the nodes that go with i, and i, have two shapes; they never have three.
+  bool follows(uint32_t i, uint32_t j, const Shape& s, bool& reshaped) {
+    const size_t at = graph.nodes[i].in_at + j;
+    const uint32_t u = graph.ins[at], r = root(u);
     if (values[r].state != State::Deferred) return false;
-    if (values[r].uses == 1 && same_points(u, r, s)) return true;
+    if (same_points(u, r, s)) {
+      const Shape reading = without_ones(s), made = without_ones(shape(r));
+      const int shapes = !(reading == made) + values[r].reshaped + reshaped;
+      Shape fine;
+      const uint32_t v = shapes > 1 || !refine(reading, made, fine) ? kNone : values[r].uses == 1 ? u : again(u);
+      if (v != kNone) {
+        graph.ins[at] = v;
+        reshaped = shapes > 0;
+        return true;
+      }
+    }
     place(r);
     return false;
   }
 
-  // u, broadcast to shape s, visits the elements of its root in order, each once.
+  // u, broadcast to shape s, visits the elements of its elementwise root in order, each once.
   bool same_points(uint32_t u, uint32_t r, const Shape& s) const {
-    if (shape(r).size() != s.size() || shape(u).size() != s.size()) return false;
-    return u == r ? without_ones(shape(r)) == without_ones(s)
-                  : is_whole(views[u], graph) && without_ones(shape(u)) == without_ones(shape(r));
+    return shape(r).size() == s.size() && shape(u).size() == s.size() && is_whole(views[u], graph) &&
+           info(graph.made(r).op).kind == Kind::Elementwise;
+  }
+
+  bool is_reshape_of(uint32_t u, uint32_t r) const {
+    return graph.made(u).op == Op::reshape && graph.in(graph.made(u))[0] == r;
+  }
+
+  // What u sees, made by nodes of its own, for one reader. kNone if it cannot be.
+  uint32_t again(uint32_t u) {
+    const uint32_t r = root(u);
+    if (u != r && !is_reshape_of(u, r)) return kNone;
+    --values[r].uses;
+    return copy_nodes(u);
+  }
+
+  uint32_t copy_nodes(uint32_t v) {  // at most kMaxCheap deep
+    const Graph::Node n = graph.made(v);
+    const Spec spec = graph.values[v];
+    uint32_t in[3];
+    for (uint32_t j = 0; j < n.n_in; ++j) {
+      const uint32_t u = graph.ins[n.in_at + j];
+      in[j] = values[root(u)].state == State::Deferred ? copy_nodes(u) : u;
+    }
+    const std::vector<int64_t> attrs(graph.attr(n).begin(), graph.attr(n).end());
+    const uint32_t w = graph.add(n.op, {in, n.n_in}, attrs, {&spec, 1}, n.line);
+    views.resize(graph.values.size());
+    values.resize(graph.values.size());
+    if (is_view(n.op)) {
+      view_of(graph, graph.made(w), views[in[0]], views[w]);
+    } else {
+      views[w] = own_memory(w, spec);
+      values[w] = values[v];
+      values[w].uses = 1;
+    }
+    return w;
   }
 
   // ------------------------------------------------------------------------------------------ reductions
@@ -276,8 +338,14 @@ class Fuser : Groups {
     Reduction how = classify(n);
     if (how.what == Reduction::Apart) return step(i);
     if (how.what == Reduction::Nothing) return same_elements(n);
-    follows(u, s);  // places it, if it waits and cannot follow
-    place(n.out, s, how);
+    bool reshaped = false;
+    const bool comes = follows(i, 0, s, reshaped);
+    values[n.out].reshaped = reshaped;
+    const uint32_t r = root(u);
+    const bool in_tile = values[r].state == State::Grouped && groups[find(values[r].group)].tile;
+    if (comes || in_tile || how.what == Reduction::Row) return place(n.out);
+    if (how.what == Reduction::Some && !accepts(n.op, 0, u)) return step(i);
+    values[n.out].state = State::Deferred;
   }
 
   // A reduction over axes of extent 1: the elements themselves, of another shape and perhaps dtype.
@@ -304,7 +372,7 @@ class Fuser : Groups {
       uint32_t u = graph.outputs[j], r = root(u);
       Op op = graph.made(r).op;
       if (!is_whole(views[u], graph) || op == Op::scalar || op == Op::constant) graph.outputs[j] = u = copy(u);
-      in_memory(u);
+      in_memory(u, true);
     }
   }
 };

@@ -4,9 +4,10 @@
 // memory was made at a smaller depth. A node may therefore join the deepest groups that make its inputs, and these
 // may become one (equal depth: none reads another), without ever making a cycle.
 //
-// A group has a space, the shape it runs over (extents of 1 left out). In it a value is a register in one of two
-// classes: Full, one element per point, or Row, one per row, where a row is space[split:]. A value made in the
-// group is read as a register only if the reading strides are those under which it would be stored; any other
+// A group has a space, the shape it runs over: extents of 1 are left out, and where its nodes have several shapes,
+// dimensions are split until each shape is the space with adjacent dimensions joined. In it a value is a register in
+// one of two classes: Full, one element per point, or Row, one per row: the first dimensions of the space count the
+// rows, the others are a row. A value made in the group is read as a register only if the reading strides are those under which it would be stored; any other
 // reading (transposed, sliced) goes through memory.
 #pragma once
 #include <vector>
@@ -25,6 +26,8 @@ struct Value {
   Class cls = Class::Full;
   bool stored = false;      // somebody reads it from memory
   bool part = false;        // written in place into a concatenation
+  bool cheap = false;       // deferred: may be made again for each reader
+  bool reshaped = false;    // the nodes that wait with it have two shapes
   uint8_t waiting = 0;      // deferred or free: number of its nodes
   uint32_t group = kNone;
   uint32_t depth = 0;
@@ -38,24 +41,25 @@ struct Group {
   bool tile = true;
   bool nothing = false;    // no kernel: a concatenation whose parts are in place
   bool rows_read = false;  // a Row register is read by another instruction
-  int8_t split = -1;       // -1: not decided
   uint32_t depth = 0;
   uint32_t order = 0;      // the last node in it
   int size = 0;            // instructions
   int n_reads = 0;
   uint32_t first_node = kNone, last_node = kNone;  // a list, linked by Groups::next_node
   uint32_t first_read = kNone, last_read = kNone;  // values read from memory: a list in Groups::reads
+  int64_t rows = -1;       // of the space; -1: not decided
   Shape space;
 
-  // What later nodes must respect. A split of 0 (the row is everything) was only a guess until somebody reads the
-  // Row register.
-  int fixed_split() const { return split == 0 && !rows_read ? -1 : split; }
+  // What later nodes must respect. One row, of everything, was only a guess until somebody reads the Row register.
+  int64_t fixed_rows() const { return rows == 1 && !rows_read ? -1 : rows; }
 };
 
-// How a reduction over an operand runs: not at all, over everything, over rows or columns, or as a Step of its own.
+// How a reduction over an operand runs: not at all, over everything, over rows or columns, over some axes at the end of
+// any kernel, or as a Step of its own.
 struct Reduction {
-  enum What : uint8_t { Nothing, All, Row, Columns, Apart } what;
-  int split;
+  enum What : uint8_t { Nothing, All, Row, Columns, Some, Apart } what;
+  int64_t rows = -1;   // Row, Columns: of the space
+  bool some = false;   // Row, Columns: in a group with other rows it may run like Some
 };
 
 struct Read {
@@ -75,6 +79,8 @@ struct Groups {
   List<Joined> joined;
 
   uint32_t root(uint32_t v) const { return views[v].root; }
+  // Are nodes from i on additions of this stage?
+  bool is_added(uint32_t i) const { return i >= recorded_; }
   const Shape& shape(uint32_t v) const { return graph.values[v].shape; }
   // The shape over which node i reads its inputs.
   const Shape& reading_shape(uint32_t i) const;
@@ -93,11 +99,13 @@ struct Groups {
   void read(Group& g, uint32_t u);
   // Group k makes v.
   void made(uint32_t v, uint32_t k, Class);
-  // `u` is going to be read from memory: see that it is there. Returns the depth at which it is made.
-  uint32_t in_memory(uint32_t u);
-  // Puts the maker of v and the nodes that wait for it into a group, and so a reduction.
-  void place(uint32_t v);
-  void place(uint32_t v, const Shape& over, Reduction);
+  // `u` is going to be read from memory: see that it is there. Returns the depth at which it is made. `last`: all nodes
+  // have been seen.
+  uint32_t in_memory(uint32_t u, bool last = false);
+  // Puts the maker of v and the nodes that wait for it into a group. `late`: nothing is lost if it is a deep one.
+  void place(uint32_t v, bool late = false);
+  // Node i is a kernel of its own. Returns its group.
+  uint32_t place_step(uint32_t i);
 
  private:
   struct Leaf {  // value read by a node
@@ -106,14 +114,15 @@ struct Groups {
 
   void put_nodes(Group&, uint32_t first, uint32_t last);
   void collect(uint32_t v);
-  void join(const Shape& space, Reduction, uint32_t last);
-  void set_split(Group&, int split);
+  void join(Shape space, Reduction, uint32_t last, bool late);
+  void set_rows(Group&, int64_t rows);
   bool has_room(const Group&, int size) const;
-  bool register_strides(Leaf, uint32_t r, const Group&, bool row) const;
+  bool register_strides(Leaf, uint32_t r, const Shape& space, int64_t rows, bool row) const;
   uint32_t producers(const Shape& space, Reduction, uint32_t last, uint32_t depth, int size, bool& row);
-  uint32_t sibling(const Shape& space, Reduction, uint32_t depth, int size) const;
-  void merge(uint32_t into, uint32_t k, int split);
+  uint32_t sibling(const Shape& space, Reduction, uint32_t depth, int size, bool late);
+  void merge(uint32_t into, uint32_t k, int64_t rows);
 
+  uint32_t recorded_ = 0;          // number of nodes before this stage
   mutable List<uint32_t> parent_;  // groups that became one; find() shortens the way
   List<uint32_t> tree_;            // nodes about to be placed together
   List<Leaf> leaves_;              // and what they read
@@ -123,8 +132,16 @@ struct Groups {
 // The extents that are not 1.
 Shape without_ones(const Shape&);
 
-// Strides of `from`, broadcast to `shape`, over the dimensions of `shape` that are not 1. Returns how many.
-int operand_strides(const Layout& from, const Shape& shape, int64_t* stride);
+// The coarsest shape that is both a and b (no ones in them) if some of its adjacent dimensions are joined: (32, 6272)
+// and (2048, 98) have (32, 64, 98). False if there is none.
+bool refine(const Shape& a, const Shape& b, Shape& fine);
+
+// How many of the first dimensions of s have n points.
+int dims_of(const Shape& s, int64_t n);
+
+// Strides of `from`, broadcast to `shape`, over the first dimensions of `space`, which refine those of `shape`. Returns
+// their number.
+int operand_strides(const Layout& from, const Shape& shape, const Shape& space, int64_t* stride);
 
 // A kernel for each group, in the order of execution. Takes the graph.
 Schedule emit(Groups&&, Device&);

@@ -83,11 +83,13 @@ class Rewriter {
   Graph& g_;
   Known known_;
 
+  // Is every element of v this constant?
   bool constant_is(uint32_t v, double x) const {
-    const auto& n = g_.made(v);
-    if (n.op != Op::constant) return false;
-    DType t = DType(g_.attr(n)[0]);
-    Scalar s = std::bit_cast<Scalar>(g_.attr(n)[1]);
+    const Graph::Node* n = &g_.made(v);
+    while (n->op == Op::reshape || n->op == Op::broadcast_to) n = &g_.made(g_.in(*n)[0]);
+    if (n->op != Op::constant) return false;
+    DType t = DType(g_.attr(*n)[0]);
+    Scalar s = std::bit_cast<Scalar>(g_.attr(*n)[1]);
     return is_float(t) ? s.f == x : t != DType::Bool && double(s.i) == x;
   }
 

@@ -324,10 +324,17 @@ struct NaiveTile final : Step {
         return;
       }
       fetch(o.reg);
+      const bool some = o.what == TileProgram::Output::ReduceSome;
       int64_t cells = o.what == TileProgram::Output::ReduceAll ? 1 : row;
+      if (some) {
+        cells = 1;
+        for (int d = 0; d < p.dims.rank; ++d) cells *= o.stride[d] ? p.dims[d] : 1;
+      }
       Numbers sum(size_t(cells), identity(o.reduce));
-      for (int64_t i = 0; i < n; ++i)
-        sum[size_t(i % cells)] = fold(o.reduce, sum[size_t(i % cells)], reg[o.reg][size_t(i)]);
+      points([&](int64_t i, const int64_t* at) {
+        double& to = sum[size_t(some ? offset_of(p, Reg::Full, o.stride, at) : i % cells)];
+        to = fold(o.reduce, to, reg[o.reg][size_t(i)]);
+      });
       put(sum, o.dtype, to[k]);
     };
     for (size_t k = 0; k < p.instrs.size(); ++k) {

@@ -161,6 +161,7 @@ Ran execute(const Program& p, const Step& step, std::vector<Data>& in, int alias
     int64_t low = 0, high = 0;
     if (o.what == Program::Output::Store && c != Reg::Scalar) extent(p.dims, c == Reg::Row ? p.split : p.dims.rank, o.stride, low, high);
     if (o.what == Program::Output::ReduceCols) high = std::max<int64_t>(cols - 1, 0);
+    if (o.what == Program::Output::ReduceSome) extent(p.dims, p.dims.rank, o.stride, low, high);
     r.out.emplace_back();
     r.out.back().make(low, high, itemsize(o.dtype));
   }
@@ -195,6 +196,14 @@ void compare(const Program& p, const Slow& slow, const Ran& ran, const std::stri
       double a = Slow::identity(o.reduce);
       for (int64_t e = 0; e < slow.rows * slow.cols; ++e) a = Slow::reduce(o.reduce, a, slow.at(o.reg, Reg::Full, e));
       ok = near(get(ran.out[k].base, o.dtype, 0), a, tol);
+    } else if (o.what == Program::Output::ReduceSome) {
+      std::vector<double> cells;
+      for (int64_t e = 0; e < slow.rows * slow.cols; ++e) {
+        const size_t cell = size_t(offset_of(p.dims, p.dims.rank, o.stride, e));
+        if (cell >= cells.size()) cells.resize(cell + 1, Slow::identity(o.reduce));
+        cells[cell] = Slow::reduce(o.reduce, cells[cell], slow.at(o.reg, Reg::Full, e));
+      }
+      for (size_t e = 0; ok && e < cells.size(); ++e) ok = near(get(ran.out[k].base, o.dtype, int64_t(e)), cells[e], tol);
     } else {
       for (int64_t e = 0; ok && e < slow.cols; ++e) {
         double a = Slow::identity(o.reduce);
@@ -327,8 +336,16 @@ void random_program() {
     o.reg = uint16_t(upto(3) ? int64_t(reg.size()) - 1 - upto(std::min<int64_t>(3, int64_t(reg.size()))) : upto(int64_t(reg.size())));
     auto [cls, t] = reg[o.reg];
     o.dtype = t;
-    int kind = int(upto(4));
-    if (kind == 0 && cls == Reg::Full) {
+    int kind = int(upto(5));
+    if (kind == 2 && cls == Reg::Full) {
+      o.what = Program::Output::ReduceSome;
+      int64_t cells = 1;
+      for (int d = rank; d-- > 0;) {
+        const bool keep = upto(2);
+        o.stride[d] = keep ? cells : 0;
+        cells *= keep ? p.dims[d] : 1;
+      }
+    } else if (kind == 0 && cls == Reg::Full) {
       o.what = Program::Output::ReduceAll;
     } else if (kind == 1 && cls == Reg::Full && rows) {
       o.what = Program::Output::ReduceCols;

@@ -100,7 +100,11 @@ static inline __attribute__((always_inline)) typename R::Acc run_of_floats(const
       V v = R::template step<V>(R::template step<V>(a, b), R::template step<V>(c, d));
       wide = R::template step<W>(wide, __builtin_convertvector(v, W));
     }
-    for (int k = 0; k < L; ++k) total = R::template step<A>(total, wide[k]);
+    A lanes[L];
+    for (int k = 0; k < L; ++k) lanes[k] = wide[k];
+    for (int half = L / 2; half; half /= 2)  // in pairs: one after the other they would wait for each other
+      for (int k = 0; k < half; ++k) lanes[k] = R::template step<A>(lanes[k], lanes[k + half]);
+    total = lanes[0];
   }
   for (; i < n; ++i) total = R::template step<A>(total, A(x[i]));
   return total;

@@ -59,13 +59,17 @@ KNET_VM T exp_of(T r) {
   Pair<T> s = sum(T(1), r);
   return s.h + (s.l + r * r * exp_tail(r));
 }
+// Where the result is 0 it is multiplied by 0: a product that underflows takes the processor ten times as long as all
+// the rest (3.8 ns an element, 0.37 without), and masked scores are exponentials of -infinity.
 KNET_VM float exp(float x) {
   Reduced32 a = exp_reduce(clamp(x, -105.0f, 89.0f));
-  return scale(exp_of(a.r), a.k);
+  int32_t h = a.k >> 1;
+  return exp_of(a.r) * pow2i(h) * select(x < -104.0f, 0.0f, pow2i(a.k - h));
 }
 KNET_VM double exp(double x) {
   Reduced64 a = exp_reduce(clamp(x, -750.0, 710.0));
-  return scale(exp_of(a.r), a.k);
+  int64_t h = int32_t(a.k) >> 1;
+  return exp_of(a.r) * pow2i(h) * select(x < -746.0, 0.0, pow2i(a.k - h));
 }
 KNET_VM double exp2(double x) {
   x = clamp(x, -1080.0, 1025.0);
