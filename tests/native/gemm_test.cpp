@@ -1,7 +1,5 @@
-// Products, convolutions and pooling against plain loops, on random extents; the thread pool; the memory pool. A
-// program of its own, also for sanitizers:
-//   g++ -std=c++20 -O1 -fsanitize=address,undefined ... tests/native/gemm_test.cpp <objects of native/> && ./gemm_test
-//   [rounds]
+// Products, convolutions and pooling against plain loops, on random extents; the thread pool; the memory pool.
+//   make test-native, or build/native/gemm_test [rounds]
 #include <sys/wait.h>
 #include <unistd.h>
 
