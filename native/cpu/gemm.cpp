@@ -95,7 +95,7 @@ void vector_times(int64_t n, int64_t k, const T* x, int64_t xs, Mat<T> b, T* c, 
   }
 }
 
-// c (m x n) of few columns, a by rows: sums along the vectors. 100x784x10 took 14 us instead of 21.
+// c (m x n) of few columns, a by rows: sums along the vectors. 100x784x10 took 10 us instead of 21.
 template <class T>
 void narrow_by_rows(int64_t m, int64_t n, int64_t k, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) {
   constexpr int64_t kDeep = 1024;

@@ -250,52 +250,66 @@ inline __attribute__((always_inline)) V fold(V x, V y, I, std::integer_sequence<
          __builtin_shuffle(x, y, I{(l & H ? L + l : l + H)...});
 }
 
-// As many sums as a vector has lanes, R x N of them; vector i * N + j ends in lane i * N + j.
+// Sum i of M ends in lane i % L of vector i / L. The order of its additions is the same for any M and i.
+template <class T, int H, int M, class V>
+inline __attribute__((always_inline)) void fold_all(V* sum) {
+  constexpr int L = Vec<T>::lanes;
+  if constexpr (H < L) {
+#pragma GCC unroll 16
+    for (int i = 0; i < M; i += 2)
+      sum[i / 2] = fold<H>(sum[i], i + 1 < M ? sum[i + 1] : V{}, LaneList<T>{}, std::make_integer_sequence<int, L>());
+    fold_all<T, 2 * H, (M + 1) / 2>(sum);
+  }
+}
+
+// R x N sums, all in registers, beside those rows and columns of which there are fewer.
 template <class T, int R, int N>
 void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                 int64_t csc, bool add) {
   using V = typename Vec<T>::type;
-  constexpr int L = Vec<T>::lanes;
-  static_assert(R * N == L);
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> I __attribute__((vector_size(kVectorBytes)));
-  V sum[L];
-#pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) sum[i] = V{};
+  constexpr int L = Vec<T>::lanes, kSums = R * N;
+  V sum[kSums];
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) sum[i] = V{};
   const T* x[R];
   for (int i = 0; i < R; ++i) x[i] = a + (i < rows ? i : rows - 1) * lda;
   auto step = [&](auto&& get, int64_t p) __attribute__((always_inline)) {
-    V y[N];
-#pragma GCC unroll 4
-    for (int j = 0; j < N; ++j) y[j] = get(b + j * ldb + p);
+    if constexpr (R < N) {
+      V v[R];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      V v = get(x[i] + p);
+      for (int i = 0; i < R; ++i) v[i] = get(x[i] + p);
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        V y = get(b + j * ldb + p);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) sum[i * N + j] += v[i] * y;
+      }
+    } else {
+      V y[N];
 #pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) sum[i * N + j] += v * y[j];
+      for (int j = 0; j < N; ++j) y[j] = get(b + j * ldb + p);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        V v = get(x[i] + p);
+#pragma GCC unroll 4
+        for (int j = 0; j < N; ++j) sum[i * N + j] += v * y[j];
+      }
     }
   };
   int64_t p = 0;
   for (; p + L <= k; p += L) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
   if (p < k) step([&](const T* q) __attribute__((always_inline)) { return load_part(q, k - p); }, p);
-  constexpr auto lanes = std::make_integer_sequence<int, L>();
-#pragma GCC unroll 8
-  for (int i = 0; i < L; i += 2) sum[i] = fold<1>(sum[i], sum[i + 1], I{}, lanes);
-  if constexpr (L > 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < L; i += 4) sum[i] = fold<2>(sum[i], sum[i + 2], I{}, lanes);
-  if constexpr (L > 4)
-#pragma GCC unroll 8
-    for (int i = 0; i < L; i += 8) sum[i] = fold<4>(sum[i], sum[i + 4], I{}, lanes);
-  if constexpr (L > 8) sum[0] = fold<8>(sum[0], sum[8], I{}, lanes);
+  fold_all<T, 1, kSums>(sum);
   if (N == 1 && rsc == 1) {
     if (rows >= L) *reinterpret_cast<V*>(c) = add ? load(c) + sum[0] : sum[0];
     else store_part(c, add ? load_part(c, rows) + sum[0] : sum[0], rows);
     return;
   }
-  T lane[L];
-  *reinterpret_cast<V*>(lane) = sum[0];
+  T lane[(kSums + L - 1) / L * L];
+#pragma GCC unroll 2
+  for (int i = 0; i < kSums; i += L) *reinterpret_cast<V*>(lane + i) = sum[i / L];
   for (int64_t i = 0; i < (rows < R ? rows : R); ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int j = 0; j < N; ++j) {
       T& to = c[i * rsc + j * csc];
       to = add ? to + lane[i * N + j] : lane[i * N + j];
@@ -303,21 +317,43 @@ void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, in
 }
 
 template <class T>
+using Dots = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool);
+template <class T>
+struct DotsOf {
+  int rows, columns;
+  Dots<T> run;
+};
+template <class T, int R, int N>
+constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N>}; }
+
+// With 32 registers up to 12 columns go through the rows of a together: for 100x784x10 in columns of 4, 4 and 2 a was read
+// three times from L2, which took 15 us instead of 10.
+template <class T>
+DotsOf<T> dots_for(int64_t columns) {
+  constexpr int L = Vec<T>::lanes;
+  if constexpr (L >= 16) {
+    constexpr DotsOf<T> wide[] = {dots_of<T, 3, 5>(), dots_of<T, 3, 6>(), dots_of<T, 3, 7>(), dots_of<T, 3, 8>(),
+                                  dots_of<T, 2, 9>(), dots_of<T, 2, 10>(), dots_of<T, 2, 11>(), dots_of<T, 2, 12>()};
+    if (columns > 12) return wide[8 - 5];
+    if (columns > 4) return wide[columns - 5];
+    if (columns == 4) return dots_of<T, 4, 4>();
+  }
+  if constexpr (L >= 4)
+    if (columns >= 2) return dots_of<T, L / 2, 2>();
+  return dots_of<T, L, 1>();
+}
+
+template <class T>
 void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
           int64_t csc, bool add) {
-  constexpr int L = Vec<T>::lanes;
-  for (int64_t i = 0; i < m; i += L) {  // rows of a stay near for all columns
-    const int64_t rows = m - i < L ? m - i : L;
-    auto columns = [&]<int N>(int64_t j) {
-      for (int64_t r = 0; r < rows; r += L / N)
-        dots_block<T, L / N, N>(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc,
-                                csc, add);
-      return N;
-    };
+  constexpr int64_t kNear = 48;  // rows of a that stay near for all columns: a multiple of all numbers of rows but 1
+  for (int64_t i = 0; i < m; i += kNear) {
+    const int64_t rows = m - i < kNear ? m - i : kNear;
     for (int64_t j = 0; j < n;) {
-      if (L >= 16 && n - j >= 4) j += columns.template operator()<(L >= 16 ? 4 : 1)>(j);
-      else if (L >= 4 && n - j >= 2) j += columns.template operator()<(L >= 4 ? 2 : 1)>(j);
-      else j += columns.template operator()<1>(j);
+      const DotsOf<T> block = dots_for<T>(n - j);
+      for (int64_t r = 0; r < rows; r += block.rows)
+        block.run(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc, csc, add);
+      j += block.columns;
     }
   }
 }
