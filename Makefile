@@ -1,17 +1,18 @@
-# make demo      train LeNet on MNIST and draw what it learned
-# make test      build, and run the tests
-# make test-all  also the slow ones: accuracies on real data (KNET_DATA names the folder that has it)
-# make peers     install the frameworks that the benchmarks compare with (large)
-# make bench     measure, beside those of them that are installed
-# make sanitize  run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer
-# make clean     remove everything that was built
+# make demo         train LeNet on MNIST and draw what it learned
+# make test         build, and run the tests
+# make test-native  build and run the tests of the engine without Python
+# make test-all     all of these, and the slow ones: accuracies on real data (KNET_DATA names the folder that has it)
+# make peers        install the frameworks that the benchmarks compare with (large)
+# make bench        measure, beside those of them that are installed
+# make sanitize     run the tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer
+# make clean        remove everything that was built
 
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -name '*.pyc' ! -path '*/__pycache__/*')
 
-.PHONY: demo test test-all peers bench sanitize build clean
+.PHONY: demo test test-native test-all peers bench sanitize build clean
 
 demo: $(VENV)/installed
 	$(PY) examples/demo.py
@@ -19,7 +20,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(PY) -m pytest
 
-test-all: $(VENV)/installed
+test-native: $(VENV)/tools
+	$(VENV)/bin/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) \
+	  -DPython_EXECUTABLE=$(abspath $(PY))
+	$(VENV)/bin/cmake --build build/native --target test_native
+
+test-all: $(VENV)/installed test-native
 	$(PY) -m pytest -m "slow or not slow"
 
 peers: $(VENV)/installed

@@ -1,6 +1,5 @@
-// Shapes, dtypes and messages of every primitive; element types. Stands alone:
-//   g++ -std=c++20 -O2 -Inative -I<generated> tests/native/infer_test.cpp native/types.cpp native/trace/op.cpp
-//   native/trace/infer*.cpp
+// Shapes, dtypes and messages of every primitive; element types.
+//   make test-native, or build/native/infer_test
 #include <chrono>
 #include <cmath>
 #include <cstdio>

@@ -1,7 +1,5 @@
-// The planner (fuse, place, program) against direct evaluation, on a naive device. Stands alone:
-//   g++ -std=c++20 -O1 -Inative -I<generated> tests/native/plan_test.cpp
-//       native/plan/{graph,views,groups,fuse,emit,place,describe,program}.cpp native/{types,device}.cpp
-//       native/trace/{op,infer*}.cpp
+// The planner (fuse, place, program) against direct evaluation, on a naive device.
+//   make test-native, or build/native/plan_test [rounds]
 // Arithmetic here is modulo 97 on whole numbers, so that every order of every operation gives the same elements
 // exactly.
 #include <algorithm>

@@ -1,5 +1,6 @@
 // The CPU's movement, reduction, index, random and create steps against naive loops, on random layouts, with 1, 2 and 4
-// threads (which must give the same bits). Standalone: prints what failed, exits with 1.
+// threads (which must give the same bits).
+//   make test-native, or build/native/steps_test
 #include <cmath>
 #include <complex>
 #include <cstdio>
@@ -76,9 +77,7 @@ void randomize(Operand& x) {
 
 Operand contiguous(DType t, const Shape& s) {
   Operand x;
-  x.layout.dtype = t;
-  x.layout.shape = s;
-  strides_of(s, x.layout.stride);
+  x.layout = Layout::contiguous(t, s);
   x.memory.resize(size_t(s.size()) * itemsize(t) + 16);
   randomize(x);
   return x;
@@ -137,11 +136,7 @@ void run(Op op, std::vector<Operand*> out, std::vector<const Operand*> in, std::
   for (auto* i : in) li.push_back(i->layout);
   for (size_t i = 0; i < in.size(); ++i) {
     Accepts a = entry(op).accepts;
-    bool plain = true;
-    std::vector<int64_t> c(kMaxRank);
-    strides_of(li[i].shape, c.data());
-    for (int k = 0; k < li[i].shape.rank; ++k) plain &= li[i].shape[k] == 1 || c[size_t(k)] == li[i].stride[k];
-    if (!plain && !(a && a(op, int(i), li[i]))) throw Error(Error::Value, "layout not accepted");
+    if (!li[i].is_contiguous() && !(a && a(op, int(i), li[i], 1))) throw Error(Error::Value, "layout not accepted");
   }
   auto step = entry(op).make(op, lo, li, attrs);
   std::vector<char> first;

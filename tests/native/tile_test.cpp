@@ -1,7 +1,5 @@
 // The tile interpreter against plain loops: random programs over random layouts, reductions, in-place use, thread counts.
-// Not part of the Python tests. From a build directory B (Release):
-//   g++ -std=c++20 -O1 -DKNET_X86 -Inative -IB/generated tests/native/tile_test.cpp native/cpu/{tile*,isa,threads}.cpp \
-//       native/types.cpp native/trace/op.cpp B/CMakeFiles/knet_v?.dir/native/cpu/isa/tile_*.o -o tile_test && ./tile_test
+//   make test-native, or build/native/tile_test [rounds]
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
