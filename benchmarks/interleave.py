@@ -15,10 +15,10 @@ import sys
 import tempfile
 import time
 
-# Variables that choose a peer's kernels or threads.
+# Variables that choose a peer's kernels or threads, or have every import compile its modules again.
 CHOOSERS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
             "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS",
-            "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+            "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
 BLOCK = 0.004  # seconds of work in a turn
 # The modules of frameworks whose names are not their module's.
 LIBRARIES = {"channels-last": "torch", "compile": "torch", "copy": "numpy", "tf": "tensorflow"}
