@@ -206,7 +206,7 @@ void Batcher::sum_columns(const Values& list, Plus plus) {
     attrs.insert(attrs.begin() + 1, 0);
     ++attrs[0];
     for (int64_t k = 1; k < attrs[0]; ++k) attrs[size_t(k) + 1] = k;
-    const uint32_t s = stacked(of);
+    const uint32_t s = seen_as(stacked(of), int64_t(of.size()), spec(of[0]).shape, n.line);
     tell_sum(list.size(), "column sums", spec(list[0]).shape);
     return plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, n.line));
   }
@@ -222,9 +222,10 @@ void Batcher::sum_members(Values list, Plus plus) {
   }
   std::ranges::stable_sort(list, {}, [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); });
   const int64_t attrs[] = {1, 0, 0};
-  const uint32_t s = stacked(list);
+  const int32_t line = g_.made(list[0]).line;
+  const uint32_t s = seen_as(stacked(list), int64_t(list.size()), spec(list[0]).shape, line);
   tell_sum(list.size(), "members", spec(list[0]).shape);
-  plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, g_.made(list[0]).line));
+  plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, line));
 }
 
 void Batcher::emit_sum(uint32_t i) {

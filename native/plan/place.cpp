@@ -32,16 +32,67 @@ struct Piece {
   uint32_t whole = kNone;  // the piece of which it is a part, at `offset`
 };
 
-// In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n).
+struct Hole {
+  int64_t offset = 0, bytes = 0;
+};
+
+// Free memory between pieces: a few holes, in two lists in order, which are searched by halving.
+class Holes {
+ public:
+  bool empty() const { return by_offset_.empty(); }
+  Hole last() const { return by_offset_[by_offset_.size() - 1]; }
+
+  // The smallest that has room for so many bytes, and of these the lowest; bytes 0: there is none.
+  Hole fit(int64_t bytes) const {
+    const Hole* h = at(by_size_, {0, bytes}, smaller);
+    return h == by_size_.end() ? Hole{} : *h;
+  }
+  void add(Hole h) {
+    by_offset_.insert(by_offset_.begin() + (at(by_offset_, h, lower) - by_offset_.begin()), h);
+    by_size_.insert(by_size_.begin() + (at(by_size_, h, smaller) - by_size_.begin()), h);
+  }
+  void remove(Hole h) {
+    drop(by_offset_, at(by_offset_, h, lower));
+    drop(by_size_, at(by_size_, h, smaller));
+  }
+  // A hole, joined with those that it touches.
+  void give(Hole h) {
+    const Hole* after = at(by_offset_, h, lower);
+    const Hole next = after == by_offset_.end() ? Hole{} : *after;
+    const Hole before = after == by_offset_.begin() ? Hole{} : after[-1];
+    if (next.bytes && next.offset == h.offset + h.bytes) {
+      remove(next);
+      h.bytes += next.bytes;
+    }
+    if (before.bytes && before.offset + before.bytes == h.offset) {
+      remove(before);
+      h = {before.offset, before.bytes + h.bytes};
+    }
+    add(h);
+  }
+
+ private:
+  List<Hole> by_offset_, by_size_;
+
+  static bool lower(const Hole& a, const Hole& b) { return a.offset < b.offset; }
+  static bool smaller(const Hole& a, const Hole& b) { return a.bytes != b.bytes ? a.bytes < b.bytes : a.offset < b.offset; }
+  static const Hole* at(const List<Hole>& list, Hole h, bool (*before)(const Hole&, const Hole&)) {
+    return std::lower_bound(list.begin(), list.end(), h, before);
+  }
+  static void drop(List<Hole>& list, const Hole* h) {
+    Hole* at = list.begin() + (h - list.begin());
+    list.erase(at, at + 1);
+  }
+};
+
+// In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n), but for moves of the lists.
 int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t n_kernels) {
   List<uint32_t> ending(which), first(n_kernels + 1, 0);
   for (uint32_t p : which) ++first[pieces[p].death + 1];
   for (uint32_t k = 0; k < n_kernels; ++k) first[k + 1] += first[k];
   auto at = first;
   for (uint32_t p : which) ending[at[pieces[p].death]++] = p;
-  using Hole = std::pair<int64_t, int64_t>;
-  std::map<int64_t, int64_t, std::less<>, Bump<std::pair<const int64_t, int64_t>>> holes;  // offset -> bytes
-  std::set<Hole, std::less<>, Bump<Hole>> by_size;                                         // (bytes, offset)
+  Holes holes;
   int64_t top = 0, most = 0;
   size_t next = 0;
   for (uint32_t k = 0; k < n_kernels; ++k) {
@@ -49,23 +100,16 @@ int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t 
     while (next < which.size() && pieces[which[next]].birth == k) ++next;
     for (size_t i = from; i < next; ++i) {  // the largest first: `which` is sorted so
       Piece& p = pieces[which[i]];
-      auto fit = by_size.lower_bound({p.bytes, 0});
-      if (fit != by_size.end()) {
-        auto [bytes, offset] = *fit;
-        by_size.erase(fit);
-        holes.erase(offset);
-        p.offset = offset;
-        if (bytes > p.bytes) {
-          holes[offset + p.bytes] = bytes - p.bytes;
-          by_size.insert({bytes - p.bytes, offset + p.bytes});
-        }
+      if (const Hole h = holes.fit(p.bytes); h.bytes) {
+        holes.remove(h);
+        p.offset = h.offset;
+        if (h.bytes > p.bytes) holes.add({h.offset + p.bytes, h.bytes - p.bytes});
       } else {
         if (!holes.empty()) {  // a hole just below the top grows with it
-          auto last = std::prev(holes.end());
-          if (last->first + last->second == top) {
-            top = last->first;
-            by_size.erase({last->second, last->first});
-            holes.erase(last);
+          const Hole last = holes.last();
+          if (last.offset + last.bytes == top) {
+            top = last.offset;
+            holes.remove(last);
           }
         }
         p.offset = top;
@@ -73,49 +117,41 @@ int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t 
         most = std::max(most, top);
       }
     }
-    for (uint32_t i = first[k]; i < first[k + 1]; ++i) {
-      int64_t offset = pieces[ending[i]].offset, bytes = pieces[ending[i]].bytes;
-      auto after = holes.lower_bound(offset);
-      if (after != holes.end() && after->first == offset + bytes) {
-        bytes += after->second;
-        by_size.erase({after->second, after->first});
-        after = holes.erase(after);
-      }
-      if (after != holes.begin()) {
-        auto before = std::prev(after);
-        if (before->first + before->second == offset) {
-          offset = before->first;
-          bytes += before->second;
-          by_size.erase({before->second, before->first});
-          holes.erase(before);
-        }
-      }
-      holes[offset] = bytes;
-      by_size.insert({bytes, offset});
-    }
+    for (uint32_t i = first[k]; i < first[k + 1]; ++i) holes.give({pieces[ending[i]].offset, pieces[ending[i]].bytes});
   }
   return most;
 }
 
-// The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2).
-int64_t pack_by_size(List<Piece>& pieces, List<uint32_t> which) {
-  std::stable_sort(which.begin(), which.end(),
-                   [&](uint32_t a, uint32_t b) { return pieces[a].bytes > pieces[b].bytes; });
-  List<uint32_t> placed;  // by offset
+// The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2). Into `offsets`, in the order of
+// `which`.
+int64_t pack_by_size(const List<Piece>& pieces, const List<uint32_t>& which, List<int64_t>& offsets) {
+  struct Placed {
+    int64_t offset, end;
+    uint32_t birth, death;
+  };
+  List<uint32_t> order(which.size());
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    const int64_t m = pieces[which[a]].bytes, n = pieces[which[b]].bytes;
+    return m != n ? m > n : a < b;
+  });
+  List<Placed> placed;  // by offset
+  placed.reserve(which.size());
+  offsets.resize(which.size());
   int64_t most = 0;
-  for (uint32_t i : which) {
-    Piece& p = pieces[i];
+  for (uint32_t i : order) {
+    const Piece& p = pieces[which[i]];
     int64_t at = 0;
-    for (uint32_t j : placed) {
-      const Piece& q = pieces[j];
+    for (const Placed& q : placed) {
       if (q.death < p.birth || p.death < q.birth) continue;
       if (at + p.bytes <= q.offset) break;
-      at = std::max(at, q.offset + q.bytes);
+      at = std::max(at, q.end);
     }
-    p.offset = at;
+    offsets[i] = at;
     most = std::max(most, at + p.bytes);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                   [&](uint32_t a, uint32_t b) { return pieces[a].offset < pieces[b].offset; }), i);
+    const Placed here{at, at + p.bytes, p.birth, p.death};
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), here,
+                                   [](const Placed& a, const Placed& b) { return a.offset < b.offset; }), here);
   }
   return most;
 }
@@ -310,11 +346,11 @@ class Placer {
     constexpr size_t kFew = 500;
     constexpr int64_t kLittle = 4 << 10;
     if (bytes - most_live > std::max(most_live / 32, kLittle) && in_arena.size() <= kFew) {
-      List<Piece> tighter = pieces_;
-      int64_t b = pack_by_size(tighter, in_arena);
+      List<int64_t> offsets;
+      const int64_t b = pack_by_size(pieces_, in_arena, offsets);
       if (b < bytes) {
         bytes = b;
-        pieces_ = std::move(tighter);
+        for (size_t i = 0; i < in_arena.size(); ++i) pieces_[in_arena[i]].offset = offsets[i];
       }
     }
     out_.arena_bytes = frame_ + bytes;

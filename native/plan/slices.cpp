@@ -103,10 +103,14 @@ class Pusher {
 }  // namespace
 
 Graph push_slices(Graph g) {
-  bool any = false;
-  for (const auto& n : g.nodes) any |= n.op == Op::slice && info(g.made(g.in(n)[0]).op).kind == Kind::Elementwise;
-  if (!any) return g;
-  return Pusher(std::move(g)).run();
+  // Most plans have no elementwise result of which slices alone are read: that is all there is to see.
+  List<uint8_t> sliced(g.values.size()), otherwise(g.values.size());
+  for (const auto& n : g.nodes)
+    for (uint32_t j = 0; j < n.n_in; ++j) (n.op == Op::slice && j == 0 ? sliced : otherwise)[g.ins[n.in_at + j]] = true;
+  for (uint32_t v : g.outputs) otherwise[v] = true;
+  for (const auto& n : g.nodes)
+    if (sliced[n.out] && !otherwise[n.out] && info(n.op).kind == Kind::Elementwise) return Pusher(std::move(g)).run();
+  return g;
 }
 
 void join_slices(Graph& g) {
