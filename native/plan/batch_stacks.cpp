@@ -122,7 +122,8 @@ void Batcher::demand(uint32_t node) {
         else for (uint32_t v : g_.in(g_.made(t.value))) need(v);
     } else if (const Values* chain = scatters_at(i)) {
       need(g_.in(g_.nodes[chain->front()])[0]);
-      for (uint32_t k : *chain) need(g_.in(g_.nodes[k])[1]), need(g_.in(g_.nodes[k])[2]);
+      for (uint32_t k : *chain)
+        for (uint32_t v : g_.in(g_.nodes[k]).subspan(1)) need(v);
     } else {
       for (uint32_t v : g_.in(g_.nodes[i])) need(v);
     }

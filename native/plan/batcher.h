@@ -152,6 +152,7 @@ class Batcher {
   void find_sums();
   bool sums_columns(const Graph::Node&) const;
   bool scatters_rows(const Graph::Node&) const;
+  bool adds_slice(const Graph::Node&) const;
   void find_scatters();
   void stack_for_sum(const Values&);
   void emit_sum(uint32_t node);

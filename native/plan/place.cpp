@@ -32,60 +32,63 @@ struct Piece {
   uint32_t whole = kNone;  // the piece of which it is a part, at `offset`
 };
 
-struct Hole {
-  int64_t offset = 0, bytes = 0;
-};
-
-// Free memory between pieces: a few holes, in two lists in order, which are searched by halving.
+// Free memory between pieces, by offset: a few dozen holes, so that looking at all of them is quicker than a tree.
 class Holes {
  public:
-  bool empty() const { return by_offset_.empty(); }
-  Hole last() const { return by_offset_[by_offset_.size() - 1]; }
-
-  // The smallest that has room for so many bytes, and of these the lowest; bytes 0: there is none.
-  Hole fit(int64_t bytes) const {
-    const Hole* h = at(by_size_, {0, bytes}, smaller);
-    return h == by_size_.end() ? Hole{} : *h;
+  // Room for so many bytes, from the smallest hole that has it and of these the lowest; -1: there is none.
+  int64_t take(int64_t bytes) {
+    constexpr int64_t kLarge = std::numeric_limits<int64_t>::max();
+    int64_t best = kLarge;
+    Hole* from = nullptr;
+    for (Hole& h : list_) {
+      const bool better = h.bytes >= bytes && h.bytes < best;
+      best = better ? h.bytes : best;
+      from = better ? &h : from;
+    }
+    if (!from) return -1;
+    const int64_t at = from->offset;
+    *from = {at + bytes, best - bytes};
+    if (from->bytes == 0) list_.erase(from, from + 1);
+    return at;
   }
-  void add(Hole h) {
-    by_offset_.insert(by_offset_.begin() + (at(by_offset_, h, lower) - by_offset_.begin()), h);
-    by_size_.insert(by_size_.begin() + (at(by_size_, h, smaller) - by_size_.begin()), h);
-  }
-  void remove(Hole h) {
-    drop(by_offset_, at(by_offset_, h, lower));
-    drop(by_size_, at(by_size_, h, smaller));
+  // The end of what is taken, if everything ends at `top`: a hole just below is gone.
+  int64_t lower(int64_t top) {
+    if (list_.empty() || list_.back().offset + list_.back().bytes != top) return top;
+    const int64_t at = list_.back().offset;
+    list_.pop_back();
+    return at;
   }
   // A hole, joined with those that it touches.
-  void give(Hole h) {
-    const Hole* after = at(by_offset_, h, lower);
-    const Hole next = after == by_offset_.end() ? Hole{} : *after;
-    const Hole before = after == by_offset_.begin() ? Hole{} : after[-1];
-    if (next.bytes && next.offset == h.offset + h.bytes) {
-      remove(next);
-      h.bytes += next.bytes;
+  void give(int64_t offset, int64_t bytes) {
+    Hole* after = list_.begin();
+    for (size_t n = list_.size(); n > 0;) {  // by halving
+      const size_t half = (n + 1) / 2;
+      const bool below = after[half - 1].offset < offset;
+      after = below ? after + half : after;
+      n = below ? n - half : half - 1;
     }
-    if (before.bytes && before.offset + before.bytes == h.offset) {
-      remove(before);
-      h = {before.offset, before.bytes + h.bytes};
+    const bool joins_before = after != list_.begin() && after[-1].offset + after[-1].bytes == offset;
+    const bool joins_after = after != list_.end() && after->offset == offset + bytes;
+    if (joins_before && joins_after) {
+      after[-1].bytes += bytes + after->bytes;
+      list_.erase(after, after + 1);
+    } else if (joins_before) {
+      after[-1].bytes += bytes;
+    } else if (joins_after) {
+      *after = {offset, bytes + after->bytes};
+    } else {
+      list_.insert(after, {offset, bytes});
     }
-    add(h);
   }
 
  private:
-  List<Hole> by_offset_, by_size_;
-
-  static bool lower(const Hole& a, const Hole& b) { return a.offset < b.offset; }
-  static bool smaller(const Hole& a, const Hole& b) { return a.bytes != b.bytes ? a.bytes < b.bytes : a.offset < b.offset; }
-  static const Hole* at(const List<Hole>& list, Hole h, bool (*before)(const Hole&, const Hole&)) {
-    return std::lower_bound(list.begin(), list.end(), h, before);
-  }
-  static void drop(List<Hole>& list, const Hole* h) {
-    Hole* at = list.begin() + (h - list.begin());
-    list.erase(at, at + 1);
-  }
+  struct Hole {
+    int64_t offset, bytes;
+  };
+  List<Hole> list_;
 };
 
-// In order of time: each piece goes into the smallest hole that fits, or on top. O(n log n), but for moves of the lists.
+// In order of time: each piece goes into the smallest hole that fits, or on top.
 int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t n_kernels) {
   List<uint32_t> ending(which), first(n_kernels + 1, 0);
   for (uint32_t p : which) ++first[pieces[p].death + 1];
@@ -100,24 +103,13 @@ int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t 
     while (next < which.size() && pieces[which[next]].birth == k) ++next;
     for (size_t i = from; i < next; ++i) {  // the largest first: `which` is sorted so
       Piece& p = pieces[which[i]];
-      if (const Hole h = holes.fit(p.bytes); h.bytes) {
-        holes.remove(h);
-        p.offset = h.offset;
-        if (h.bytes > p.bytes) holes.add({h.offset + p.bytes, h.bytes - p.bytes});
-      } else {
-        if (!holes.empty()) {  // a hole just below the top grows with it
-          const Hole last = holes.last();
-          if (last.offset + last.bytes == top) {
-            top = last.offset;
-            holes.remove(last);
-          }
-        }
-        p.offset = top;
-        top += p.bytes;
-        most = std::max(most, top);
-      }
+      p.offset = holes.take(p.bytes);
+      if (p.offset >= 0) continue;
+      p.offset = top = holes.lower(top);
+      top += p.bytes;
+      most = std::max(most, top);
     }
-    for (uint32_t i = first[k]; i < first[k + 1]; ++i) holes.give({pieces[ending[i]].offset, pieces[ending[i]].bytes});
+    for (uint32_t i = first[k]; i < first[k + 1]; ++i) holes.give(pieces[ending[i]].offset, pieces[ending[i]].bytes);
   }
   return most;
 }
@@ -142,10 +134,10 @@ int64_t pack_by_size(const List<Piece>& pieces, const List<uint32_t>& which, Lis
   for (uint32_t i : order) {
     const Piece& p = pieces[which[i]];
     int64_t at = 0;
-    for (const Placed& q : placed) {
-      if (q.death < p.birth || p.death < q.birth) continue;
-      if (at + p.bytes <= q.offset) break;
-      at = std::max(at, q.end);
+    for (const Placed& q : placed) {  // no jump depends on who is alive when: it would be guessed wrong half of the time
+      const bool together = (q.death >= p.birth) & (p.death >= q.birth);
+      if (together & (at + p.bytes <= q.offset)) break;
+      at = together ? std::max(at, q.end) : at;
     }
     offsets[i] = at;
     most = std::max(most, at + p.bytes);
@@ -342,9 +334,9 @@ class Placer {
     int64_t bytes = pack_in_time(pieces_, in_arena, n);
     // Packing in time is within 6 % of the floor on random lifetimes; by size it is within 2 %, but it took 2.5 ms for
     // 1200 pieces (Zen 5, a busy machine). So it is tried only where the first wastes much and there are few.
-    // And it must gain more than a page: a tree of 25 leaves has 100 pieces in 33 kB, and its plan serves once.
+    // And it must gain more than a few pages: a tree of 25 leaves has 80 pieces in 33 kB, and its plan serves once.
     constexpr size_t kFew = 500;
-    constexpr int64_t kLittle = 4 << 10;
+    constexpr int64_t kLittle = 16 << 10;
     if (bytes - most_live > std::max(most_live / 32, kLittle) && in_arena.size() <= kFew) {
       List<int64_t> offsets;
       const int64_t b = pack_by_size(pieces_, in_arena, offsets);

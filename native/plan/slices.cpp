@@ -119,8 +119,16 @@ void join_slices(Graph& g) {
     int64_t start, length;
     uint32_t value;
   };
+  List<int64_t> filled;  // value: elements of the axis that are put in place by the chain that ends in it
+  for (const auto& n : g.nodes) {
+    if (n.op != Op::slice_add) continue;
+    if (filled.empty()) filled.resize(g.values.size());
+    filled[n.out] = filled[g.in(n)[0]] + g.values[g.in(n)[1]].shape[int(g.attr(n)[1])];
+  }
+  if (filled.empty()) return;
   for (size_t i = g.nodes.size(); i-- > 0;) {
     if (g.nodes[i].op != Op::slice_add) continue;
+    if (filled[g.nodes[i].out] != g.values[g.nodes[i].out].shape[int(g.attr(g.nodes[i])[1])]) continue;
     if (uses.empty()) {
       uses.resize(g.values.size());
       for (uint32_t v : g.ins) ++uses[v];
