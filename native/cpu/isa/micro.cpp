@@ -253,7 +253,9 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
   if (j == n) return;
   typename Vec<T>::type sum[4] = {};  // rows p, p + 4, ... in one: four hide the latency of the additions
   for (int64_t p = 0; p < k; p += 4)
-    for (int64_t q = p; q < (p + 4 < k ? p + 4 : k); ++q) sum[q - p] += x[q * xs] * load_part(b + q * ldb + j, n - j);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+      if (p + q < k) sum[q] += x[(p + q) * xs] * load_part(b + (p + q) * ldb + j, n - j);
   sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
   store_part(c + j, add ? load_part(c + j, n - j) + sum[0] : sum[0], n - j);
 }
@@ -278,8 +280,9 @@ inline __attribute__((always_inline)) void fold_all(V* sum) {
   }
 }
 
-// R x N sums, all in registers, beside those rows and columns of which there are fewer.
-template <class T, int R, int N>
+// R x N sums, all in registers; Whole: there are as many rows. Rows of A are reached as in `block`; when they were R pointers,
+// GCC 12 made vectors of them and took these apart again: 506x13x1 took 2.7 us.
+template <class T, int R, int N, bool Whole>
 void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                 int64_t csc, bool add) {
   using V = typename Vec<T>::type;
@@ -287,13 +290,15 @@ void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, in
   V sum[kSums];
 #pragma GCC unroll 32
   for (int i = 0; i < kSums; ++i) sum[i] = V{};
-  const T* x[R];
-  for (int i = 0; i < R; ++i) x[i] = a + (i < rows ? i : rows - 1) * lda;
+  constexpr int kEach = Whole ? 3 : 1, kPointers = (R + kEach - 1) / kEach;  // rows to a pointer
+  const T* x[kPointers];
+  for (int i = 0; i < kPointers; ++i) x[i] = a + (Whole || i < rows ? kEach * i : rows - 1) * lda;
+  auto row = [&](int i) __attribute__((always_inline)) { return x[i / kEach] + i % kEach * lda; };
   auto step = [&](auto&& get, int64_t p) __attribute__((always_inline)) {
     if constexpr (R < N) {
       V v[R];
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) v[i] = get(x[i] + p);
+      for (int i = 0; i < R; ++i) v[i] = get(row(i));
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) {
         V y = get(b + j * ldb + p);
@@ -306,14 +311,18 @@ void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, in
       for (int j = 0; j < N; ++j) y[j] = get(b + j * ldb + p);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        V v = get(x[i] + p);
+        V v = get(row(i));
 #pragma GCC unroll 4
         for (int j = 0; j < N; ++j) sum[i * N + j] += v * y[j];
       }
     }
   };
+  auto advance = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kPointers; ++i) x[i] += L;
+  };
   int64_t p = 0;
-  for (; p + L <= k; p += L) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
+  for (; p + L <= k; p += L, advance()) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
   if (p < k) step([&](const T* q) __attribute__((always_inline)) { return load_part(q, k - p); }, p);
   fold_all<T, 1, kSums>(sum);
   if (N == 1 && rsc == 1) {
@@ -337,10 +346,10 @@ using Dots = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, T*
 template <class T>
 struct DotsOf {
   int rows, columns;
-  Dots<T> run;
+  Dots<T> whole, part;
 };
 template <class T, int R, int N>
-constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N>}; }
+constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N, true>, dots_block<T, R, N, false>}; }
 
 // With 32 registers up to 12 columns go through the rows of a together: for 100x784x10 in columns of 4, 4 and 2 a was read
 // three times from L2, which took 15 us instead of 10.
@@ -367,8 +376,10 @@ void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
     const int64_t rows = m - i < kNear ? m - i : kNear;
     for (int64_t j = 0; j < n;) {
       const DotsOf<T> block = dots_for<T>(n - j);
-      for (int64_t r = 0; r < rows; r += block.rows)
-        block.run(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc, csc, add);
+      for (int64_t r = 0; r < rows; r += block.rows) {
+        const Dots<T> run = rows - r >= block.rows ? block.whole : block.part;
+        run(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc, csc, add);
+      }
       j += block.columns;
     }
   }
