@@ -70,7 +70,8 @@ void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t
       expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line, inner);
       for (int64_t r : inner) map.push_back(uint32_t(r));
     } else {
-      const uint32_t out = known ? g.add(h.op, in, attrs, {specs.data() + map.size(), h.n_out}, line) : g.add(h.op, in, attrs, line);
+      const std::span<const Spec> made(specs.data() + map.size(), h.n_out);
+      const uint32_t out = known ? g.add(h.op, in, attrs, made, line) : g.add(h.op, in, attrs, line);
       for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
     }
     w += 1 + h.n_in + h.n_attr;
