@@ -295,7 +295,8 @@ class AppendStep : public Step {
     parallel(split.tasks(), cost_ns, [&](int64_t i) {
       const int64_t end = split.end(i);
       int64_t at = split.begin(i);
-      for (size_t p = size_t(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1; at < end; ++p) {
+      size_t p = size_t(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin()) - 1;
+      for (; at < end; ++p) {
         const int64_t n = std::min(end, starts_[p + 1]) - at;
         std::memcpy(out[0] + at, in[p] + (at - starts_[p]), size_t(n));
         at += n;

@@ -1,5 +1,5 @@
-// slice_update and slice_add: a region of x, at starts that are data, replaced by v or added to. The planner may have joined
-// several slice_adds along one axis: (x, v, start, v, start, ...).
+// slice_update and slice_add: a region of x, at starts that are data, replaced by v or added to. The planner may have
+// joined several slice_adds along one axis: (x, v, start, v, start, ...).
 #include "copy.h"
 #include "registry.h"
 
@@ -30,7 +30,8 @@ class SliceStep : public Step {
 
   void run(char* const* out, const char* const* in, char*) const override {
     const size_t each = size_t(1 + axis_.rank);
-    for (size_t i = 0; i < moves_.size(); ++i) offset_of(in + 2 + i * each);  // nothing is written if one is out of range
+    // Nothing is written if one is out of range.
+    for (size_t i = 0; i < moves_.size(); ++i) offset_of(in + 2 + i * each);
     if (out[0] != in[0]) copy_bytes(out[0], in[0], bytes_);
     for (size_t i = 0; i < moves_.size() && region_.size() > 0; ++i)
       moves_[i].run(out[0] + offset_of(in + 2 + i * each), in[1 + i * each]);

@@ -51,7 +51,8 @@ uint32_t Batcher::number(int64_t i) {
 }
 
 // A node like this one, if there is one; else a new one.
-uint32_t Batcher::shared(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, const Spec& to, int32_t line) {
+uint32_t Batcher::shared(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, const Spec& to,
+                         int32_t line) {
   const uint64_t h = Known::hash(op, in, attrs);
   uint32_t v = known_.find(h, op, in, attrs);
   if (v == kNone) {
@@ -190,10 +191,9 @@ uint32_t Batcher::stacked(const Values& vs) {
     while (first.stack != kNone && end < vs.size() && seat_[vs[end]].stack == first.stack &&
            seat_[vs[end]].at == first.at + (end - i))
       ++end;
-    if (first.stack != kNone && (end - i > 1 || map_[vs[i]] == kNone))
-      pieces.push_back(reshape(members(first, int64_t(end - i), shape, line), piled_shape(int64_t(end - i), shape), line));
-    else
-      pieces.push_back(reshape(value(vs[i]), piled_shape(1, shape), line));
+    const int64_t count = int64_t(end - i);
+    const bool seated = first.stack != kNone && (count > 1 || map_[vs[i]] == kNone);
+    pieces.push_back(reshape(seated ? members(first, count, shape, line) : value(vs[i]), piled_shape(count, shape), line));
     i = end;
   }
   const int64_t axis[] = {0};
@@ -210,8 +210,8 @@ uint32_t Batcher::seen_as(uint32_t stack, int64_t count, const Shape& member, in
   return reshape(stack, stacked_shape(count, member), line);
 }
 
-// Neighbours in a stack: all of it, or (count * d0, d1, ...), one below the other along their first axis, so that a single
-// one is the member itself.
+// Neighbours in a stack: all of it, or (count * d0, d1, ...), one below the other along their first axis, so that a
+// single one is the member itself.
 uint32_t Batcher::members(Seat first, int64_t count, const Shape& member, int32_t line) {
   const Stack& s = stacks_[first.stack];
   if (count == s.count) return s.value;

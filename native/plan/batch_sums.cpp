@@ -66,8 +66,8 @@ bool Batcher::scatters_rows(const Graph::Node& n) const {
          spec(g_.in(n)[2]).shape.rank == 1;
 }
 
-// slice_add(slice_add(x, v, i), w, j), small slices along one axis. (Of large ones each is added as soon as it is there, so
-// that it need not be kept.)
+// slice_add(slice_add(x, v, i), w, j), small slices along one axis. (Of large ones each is added as soon as it is there,
+// so that it need not be kept.)
 bool Batcher::adds_slice(const Graph::Node& n) const {
   return n.op == Op::slice_add && n.n_in == 3 && small(g_.in(n)[1]);
 }
@@ -80,9 +80,9 @@ void Batcher::find_scatters() {
       const auto& n = g_.nodes[chain.back()];
       const uint32_t x = g_.in(n)[0];
       const auto& m = g_.made(x);
-      if (!once(x) || m.op != n.op || !(scatters_rows(m) || adds_slice(m)) || !std::ranges::equal(g_.attr(m), g_.attr(n)) ||
-          !(spec(g_.in(m)[1]).shape == spec(g_.in(n)[1]).shape))
-        break;
+      if (!once(x) || m.op != n.op || !(scatters_rows(m) || adds_slice(m))) break;
+      if (!std::ranges::equal(g_.attr(m), g_.attr(n))) break;
+      if (!(spec(g_.in(m)[1]).shape == spec(g_.in(n)[1]).shape)) break;
       chain.push_back(g_.maker[x]);
     }
     if (chain.size() < kManyProducts) continue;

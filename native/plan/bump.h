@@ -37,8 +37,8 @@ class Blocks {
     size_t kept_, at_;
   };
 
-  // Stages fill two sets of blocks by turns: each reads what the one before it has made in the other set, and what was made
-  // before that is given back. So a plan takes less memory, which stays in the cache.
+  // Stages fill two sets of blocks by turns: each reads what the one before it has made in the other set, and what was
+  // made before that is given back. So a plan takes less memory, which stays in the cache.
   class Turns {
    public:
     Turns() : first_(now()) {
@@ -107,7 +107,8 @@ class Blocks {
   }
 };
 
-// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was filled.
+// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was filled,
+// nor the second Blocks::Turns::next() after that.
 // It has no destructor, and when it grows its old memory stays as it was: references to elements remain good for reading.
 template <class T>
 class List {
