@@ -130,6 +130,14 @@ def test_kernels_of_a_formula(formula):
         assert run["arena_bytes"] < 4 * np.prod(shapes[0]) / 2  # nothing of the operand's size is kept in between
 
 
+def test_a_reduction_alone_is_a_step():
+    """Along any axes; with what it is a reduction of, or what follows, it is a part of their kernel."""
+    x = array(64, 64)
+    for axis in (None, 0, 1):
+        assert "tile" not in knet.explain(lambda: x.sum(axis)).text("fused")
+        assert "tile" in knet.explain(lambda: (x * x).sum(axis)).text("fused")
+
+
 def moved(line):
     """Bytes that a kernel's line of an explanation tells of."""
     words = line.split(" | ")

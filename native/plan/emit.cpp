@@ -67,7 +67,7 @@ class Emitter {
       Kernel kernel;
       nodes_.clear(), in_.clear(), out_.clear();
       for (uint32_t i = groups_[k].first_node; i != kNone; i = made_.next_node[i]) nodes_.push_back(i);
-      if (groups_[k].tile) {
+      if (groups_[k].tile && !is_lone_reduction(groups_[k])) {
         kernel.tile = emit(k);
         if (out_.empty()) continue;
         kernel.step = device_.tile(*kernel.tile);
@@ -143,6 +143,12 @@ class Emitter {
       }
     }
     return done;
+  }
+
+  // A reduction that nothing went with: the Step for it reads memory as fast as it can be read, and sums of float32 are
+  // double from the first element on.
+  bool is_lone_reduction(const Group& g) const {
+    return nodes_.size() == 1 && g.n_reads == 1 && info(g_.nodes[nodes_[0]].op).kind == Kind::Reduce;
   }
 
   std::shared_ptr<const Step> emit_step(const Graph::Node& n) {

@@ -1,5 +1,5 @@
 #include "cpu/isa/reduce.h"
-#include "cpu/isa/vector.h"
+#include "cpu/isa/extremes.h"
 
 namespace knet::cpu::KNET_ISA {
 namespace {
@@ -45,26 +45,34 @@ template <> struct DoubleOf<uint8_t> { using type = uint16_t; };
 template <> struct DoubleOf<uint16_t> { using type = uint32_t; };
 template <class A, class T, int L>
 inline Vector<A, L> widen(Vector<T, L> x) {
+#if defined(__AVX512F__)
+  // One instruction, where GCC 12 converts two halves and joins them.
+  if constexpr (std::is_same_v<T, float> && is_real<A> && L == 8) return Vector<A, L>(_mm512_cvtps_pd(__m256(x)));
+#endif
   if constexpr (is_real<A> || sizeof(T) == 8) return __builtin_convertvector(x, Vector<A, L>);
   else
     return widen<A, typename DoubleOf<T>::type, L>(__builtin_convertvector(x, Vector<typename DoubleOf<T>::type, L>));
 }
 
 // Each reduction: A the accumulator, read() from elements, join() two accumulators; both for scalars and for vectors.
+// If `quick`, quick_join() joins vectors that have no NaN but in the first, which stays.
 template <class T>
 struct Wide {
+  static constexpr bool quick = false;
   using A = typename WideOf<T>::type;
   static A read(T x) { return A(x); }
   template <int L> static Vector<A, L> read(Vector<T, L> x) { return widen<A, T, L>(x); }
 };
 template <class T>
 struct Same {
+  static constexpr bool quick = kExtremes && is_real<T>;
   using A = T;
   static A read(T x) { return x; }
   template <int L> static Vector<A, L> read(Vector<T, L> x) { return x; }
 };
 template <class T>
 struct Mask {
+  static constexpr bool quick = false;
   using A = typename MaskOf<sizeof(T)>::type;
   static A read(T x) { return A(-(x != T(0))); }
   template <int L> static Vector<A, L> read(Vector<T, L> x) { return x != T(0); }
@@ -85,6 +93,7 @@ template <class T> struct Max : Same<T> {
     if constexpr (is_real<T>) return (x > a) | (x != x) ? x : a;
     else return x > a ? x : a;
   }
+  template <class V> static V quick_join(V a, V x) { return V(greater(Register<T>(a), Register<T>(x))); }
   static bool better(T x, T a) { return x > a; }
   template <class V> static auto better_lanes(V x, V a) { return x > a; }
 };
@@ -94,6 +103,7 @@ template <class T> struct Min : Same<T> {
     if constexpr (is_real<T>) return (x < a) | (x != x) ? x : a;
     else return x < a ? x : a;
   }
+  template <class V> static V quick_join(V a, V x) { return V(less(Register<T>(a), Register<T>(x))); }
   static bool better(T x, T a) { return x < a; }
   template <class V> static auto better_lanes(V x, V a) { return x < a; }
 };
@@ -159,8 +169,18 @@ inline typename R::A row(const T* x, int64_t n, const T* next) {
       const T* far = i + kFar < n ? x + i + kFar : next + (i + kFar - n);
 #pragma GCC unroll 8
       for (int64_t j = 0; j < Streams * L; j += kLine) prefetch(far + j);
+      Vector<A, L> v[Streams];
 #pragma GCC unroll 8
-      for (int s = 0; s < Streams; ++s) a[s] = R::join(a[s], R::template read<L>(load<T, L>(x + i + s * L)));
+      for (int s = 0; s < Streams; ++s) v[s] = R::template read<L>(load<T, L>(x + i + s * L));
+      if constexpr (R::quick) {
+        if (__builtin_expect(!any_nan<T>(v), 1)) {
+#pragma GCC unroll 8
+          for (int s = 0; s < Streams; ++s) a[s] = R::quick_join(a[s], v[s]);
+          continue;
+        }
+      }
+#pragma GCC unroll 8
+      for (int s = 0; s < Streams; ++s) a[s] = R::join(a[s], v[s]);
     }
     for (; i + L <= n; i += L) a[0] = R::join(a[0], R::template read<L>(load<T, L>(x + i)));
     for (int half = Streams / 2; half; half /= 2)
@@ -209,6 +229,14 @@ void rows(const void* from, int64_t count, int64_t count_stride, int64_t n, int6
   }
 }
 
+template <class R, class T, class V>
+inline V join_rows(V a, const V (&v)[4]) {
+  if constexpr (R::quick)
+    if (__builtin_expect(!any_nan<T>(v), 1))
+      return R::quick_join(a, R::quick_join(R::quick_join(v[0], v[1]), R::quick_join(v[2], v[3])));
+  return R::join(a, R::join(R::join(v[0], v[1]), R::join(v[2], v[3])));
+}
+
 template <class R, class T>
 void wide_cols(const T* x, int64_t cols, int64_t rows, int64_t row_stride, typename R::A* acc) {
   using A = typename R::A;
@@ -224,8 +252,8 @@ void wide_cols(const T* x, int64_t cols, int64_t rows, int64_t row_stride, typen
       for (; c + L <= cols; c += L) {
         if (L >= kLine || c % kLine == 0)
           for (int64_t q = r; q < r + 4; ++q) prefetch(x + q * row_stride + c + far);
-        V a = load<A, L>(acc + c);
-        a = R::join(a, R::join(R::join(at(r, c), at(r + 1, c)), R::join(at(r + 2, c), at(r + 3, c))));
+        const V v[4] = {at(r, c), at(r + 1, c), at(r + 2, c), at(r + 3, c)};
+        const V a = join_rows<R, T>(load<A, L>(acc + c), v);
         __builtin_memcpy(acc + c, &a, sizeof a);
       }
     }
