@@ -1,5 +1,6 @@
-"""Reductions over any axes: narrow and wide columns, short and long rows, several axes, on every instruction set that
-this processor has, with the same bits for any number of threads."""
+"""Reductions over any axes: narrow and wide columns, short and long rows, several axes, alone and inside formulas whose
+rows are longer than a tile, on every instruction set that this processor has, with the same bits for any number of
+threads. A division by one number has the bits of the division."""
 import itertools
 import subprocess
 import sys
@@ -58,8 +59,48 @@ def check_all():
             assert got == {getattr(np, kind)(x, axis).astype("int64").tobytes()}, (kind, dtype, shape, axis)
 
 
+def rows_and_columns(m, x, scale):
+    """Sums along rows that need each other, and ends of every kind."""
+    d = x - x.mean(axis=-1, keepdims=True)
+    y = d / m.sqrt((d * d).mean(axis=-1, keepdims=True) + 1e-5) * scale
+    e = m.exp(y - y.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return [y, p, p.sum(axis=0), (-(y * p)).sum(axis=-1), (y * y).sum(), (-y).sum(axis=-1), (y * p).max(axis=-1), -p.T]
+
+
+def check_long_rows():
+    rng = np.random.default_rng(2)
+    for n, dtype in itertools.product((1023, 2047, 2048, 2049, 5000, 6272, 16384), ("float32", "float64")):
+        x, scale = rng.standard_normal((9, n)).astype(dtype), rng.standard_normal(n).astype(dtype)
+        wants = rows_and_columns(np, x.astype("float64"), scale.astype("float64"))
+        bits = set()
+        for knet.config.threads in (1, 3):
+            gots = [np.asarray(y) for y in rows_and_columns(knet, knet.array(x), knet.array(scale))]
+            bits.add(b"".join(y.tobytes() for y in gots))
+            for got, want in zip(gots, wants):
+                assert np.abs(got - want).max() <= 2e3 * np.finfo(dtype).eps * max(1, np.abs(want).max()), (n, dtype)
+        assert len(bits) == 1, (n, dtype)
+
+
+def check_division():
+    rng = np.random.default_rng(3)
+    for y in (3.7, 1e-3, -2.9, 7e10, 1 / 3, -1e-15, 3e30, 2, -0.5, 1e-40, np.inf, np.nan, 0):
+        for n in (5, 32, 47, 1000):
+            for x in (rng.standard_normal(n), rng.standard_normal(n) * np.exp2(rng.integers(-140, 127, n))):
+                x[::7], x[3] = 0, -0.0
+                x[4] = rng.choice([np.nan, np.inf, 1])
+                x = x.astype("float32")
+                with np.errstate(all="ignore"):
+                    want = x / np.float32(y)
+                got = np.asarray(knet.array(x) / knet.array(np.float32(y)))
+                number = ~np.isnan(want)
+                assert (np.isnan(got) != number).all() and (got[number] == want[number]).all(), (y, n)
+                assert (np.signbit(got) == np.signbit(want))[number].all(), (y, n)
+
+
+@pytest.mark.parametrize("check", ["check_all", "check_long_rows", "check_division"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_reductions(level):
-    code = f"from knet import _core; _core.limit_isa({level}); import test_reduce; test_reduce.check_all()"
+def test_reductions(level, check):
+    code = f"from knet import _core; _core.limit_isa({level}); import test_reduce; test_reduce.{check}()"
     path = [str(Path(__file__).parent), *sys.path]
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {code}"], check=True, timeout=600)

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpu/tile_pick.h"
+#include "cpu/tile_rewrite.h"
 #include "cpu/tile_step.h"
 
 namespace knet::cpu {
@@ -12,16 +13,12 @@ namespace {
 
 using namespace tile;
 
-// Elements of a tile. Measured (benchmarks/tile_bench.cpp, Sapphire Rapids, AVX-512, a busy machine) with 512, 1024,
-// 2048, 4096, 8192: four operations on 1e6 floats 475, 491, 509, 585, 663 us (one loop by hand 426); LSTM cell 128x256
-// 130, 136, 148, 165, 170 us; softmax 128x1000 100, 100, 94, 94, 101 us.
-constexpr int64_t kTile = 1024;
 // Softmax of 64 rows of 16000: 0.86 ns an element, of 128 rows of 1000: 0.76; the registers still lie in L2.
 constexpr int64_t kMaxRow = 16384;
+// Rows of so many elements and more go through their stages in parts.
+constexpr int64_t kInParts = 2 * kTile;
 // A row operand meets a full one row by row from this row length on; below, it is spread over a register first.
 constexpr int64_t kLongRow = 32;
-// Operands that repeat so many times are seen as one number a row where a program has no rows of its own.
-constexpr int64_t kWideRow = 256;
 // Tasks: at most this many (each has its own partial results), none shorter than this.
 constexpr int64_t kMaxTasks = 64;
 // A kernel of so many operations computes for so long that the processor's own prefetching stops in between; it
@@ -30,54 +27,18 @@ constexpr size_t kMinAhead = 6;
 constexpr int64_t kAheadBytes = 1 << 20;
 constexpr double kTaskNs = 4e3;
 
-// A program without rows, with those in which operands are the same along the last dimensions (a number for each channel
-// of an image): such operands are then one number a row, and what is made of them alone is computed once a row.
-TileProgram with_rows(TileProgram p) {
-  bool has_rows = p.split != 0;
-  for (auto& i : p.inputs) has_rows |= i.cls == Reg::Row;
-  for (auto& i : p.instrs) has_rows |= i.cls == Reg::Row;
-  for (auto& o : p.outputs) has_rows |= o.what == TileProgram::Output::ReduceCols;
-  if (has_rows) return p;
-  auto same_from = [&](const TileProgram::Input& in) {
-    int k = p.dims.rank;
-    while (k > 0 && in.stride[k - 1] == 0) --k;
-    return k;
-  };
-  auto row_of = [&](int split) {
-    int64_t n = 1;
-    for (int i = split; i < p.dims.rank; ++i) n *= p.dims[i];
-    return n;
-  };
-  for (auto& in : p.inputs)
-    if (in.cls == Reg::Full)
-      if (int k = same_from(in); k > p.split && row_of(k) >= kWideRow) p.split = k;
-  if (p.split == 0) return p;
-  std::vector<bool> ends(p.inputs.size() + p.instrs.size());
-  for (auto& o : p.outputs) ends[o.reg] = true;
-  for (size_t i = 0; i < p.inputs.size(); ++i)
-    if (auto& in = p.inputs[i]; in.cls == Reg::Full && !ends[i] && same_from(in) <= p.split) in.cls = Reg::Row;
-  auto class_of = [&](uint16_t r) {
-    return r < p.inputs.size() ? p.inputs[r].cls : p.instrs[r - p.inputs.size()].cls;
-  };
-  for (size_t i = 0; i < p.instrs.size(); ++i) {
-    auto& in = p.instrs[i];
-    Reg most = Reg::Scalar;
-    for (int k = 0; k < in.n_src; ++k) most = std::max(most, class_of(in.src[k]));
-    if (in.cls == Reg::Full && most == Reg::Row && !ends[p.inputs.size() + i]) in.cls = Reg::Row;
-  }
-  return p;
-}
-
 class Builder {
  public:
-  explicit Builder(const TileProgram& p) : p_(with_rows(p)), step_(std::make_unique<TileStep>()) {}
+  explicit Builder(const TileProgram& p) : p_(in_order(with_rows(p))), step_(std::make_unique<TileStep>()) {}
 
   std::unique_ptr<Step> build() {
     geometry();
     inputs();
     choose_direct_outputs();
+    sums();
     for (size_t i = 0; i < p_.instrs.size(); ++i) instruction(i);
     outputs();
+    stages();
     allocate();
     tasks();
     describe();
@@ -91,9 +52,18 @@ class Builder {
     DType dtype;
     bool persistent = false;  // lives through the whole task
     bool placed = false;      // not in the arena: an operand, or an output written in place
-    int first = 0, last = -1; // body instructions
+    bool part = false;        // as long as what goes through a stage together, not as a row
+    int last = -1;            // body instruction
     Slot spread = kNone;      // the same, spread over a full register
   };
+
+  static TileProgram in_order(TileProgram p) {
+    int64_t row = 1;
+    for (int i = p.split; i < p.dims.rank; ++i) row *= p.dims[i];
+    return row >= kInParts && std::any_of(p.instrs.begin(), p.instrs.end(), is_fold) ? in_stages(std::move(p)) : p;
+  }
+
+  static bool is_fold(const TileProgram::Instr& in) { return in.what == TileProgram::Instr::RowReduce; }
 
   int64_t full() const { return step_->tile_rows * step_->tile_cols; }
 
@@ -134,11 +104,20 @@ class Builder {
       s.tiles = s.rows * s.segments;
     } else {
       s.tile_cols = s.cols;
-      s.tile_rows = std::clamp<int64_t>(kTile / std::max<int64_t>(1, s.cols), 1, std::max<int64_t>(1, s.rows));
+      // Rows that are summed are two at least where two are not much longer: the numbers of one are a call each. Layer
+      // norm of rows of 640 took 5.6 ms, so 4.9, of 768 5.3 and 4.9; of 1024 it takes as long either way.
+      const int64_t least = kTile + (whole_rows ? s.cols - 1 : 0);
+      s.tile_rows = std::clamp<int64_t>(least / std::max<int64_t>(1, s.cols), 1, std::max<int64_t>(1, s.rows));
       s.tiles = (s.rows + s.tile_rows - 1) / s.tile_rows;
       if (s.cols == 0 && !has_rows) s.tiles = 0;
     }
     has_rows_ = has_rows;
+    s.part = full();
+    if (whole_rows && s.cols >= kInParts) {
+      const int64_t parts = (s.cols + kTile - 1) / kTile;
+      s.part = ((s.cols + parts - 1) / parts + 63) / 64 * 64;  // of about the same length
+      in_parts_ = true;
+    }
   }
 
   Slot new_slot() {
@@ -198,13 +177,20 @@ class Builder {
     }
   }
 
+  // What sums along rows add up, and what is not needed otherwise.
+  void sums() {
+    needless_.assign(p_.instrs.size(), false);
+    summands_.resize(p_.instrs.size());
+    for (size_t i = 0; i < p_.instrs.size(); ++i)
+      if (is_fold(p_.instrs[i])) summands_[i] = summand(p_, i, needless_);
+  }
+
   void note_read(uint16_t reg, size_t when) {
     if (reg < step_->read.size() && step_->read[reg] > -2) step_->read[reg] = std::max(step_->read[reg], int(when));
   }
 
   Slot temporary(Reg cls, DType t, bool persistent) {
     Value v{.slot = new_slot(), .cls = cls, .dtype = t, .persistent = persistent};
-    v.first = int(step_->body.size());
     temporaries_.push_back(v);
     return v.slot;
   }
@@ -218,7 +204,7 @@ class Builder {
     Slot to = temporary(cls, v.dtype, scalar);
     Code c{.what = scalar ? Code::Fill : Code::Spread, .n_src = 1, .dst = to, .src = {v.slot, v.slot, v.slot, v.slot}};
     c.item = uint32_t(itemsize(v.dtype));
-    c.count = cls == Reg::Full ? full() : step_->tile_rows;
+    c.count = cls == Reg::Full ? step_->part : step_->tile_rows;
     (scalar ? step_->prologue : step_->body).push_back(c);
     if (cls == Reg::Full) values_[reg].spread = to;
     return to;
@@ -226,16 +212,25 @@ class Builder {
 
   void instruction(size_t i) {
     const auto& in = p_.instrs[i];
+    if (needless_[i]) {
+      values_.push_back({.cls = in.cls, .dtype = in.to});
+      return;
+    }
     for (int k = 0; k < in.n_src; ++k) note_read(in.src[k], i);
     Value v{.slot = new_slot(), .cls = in.cls, .dtype = in.to};
     Code c{.what = Code::Flat, .n_src = in.n_src, .dst = v.slot, .src = {}};
     c.item = uint32_t(itemsize(in.to));
-    if (in.what == TileProgram::Instr::RowReduce) {
+    if (is_fold(in)) {
+      const Summand& s = summands_[i];
       c.what = Code::Fold;
       c.fold = &loops_of(in.op, in.dtype);
       c.map = map_of(Op::cast, DType(c.fold->acc), in.to);
-      c.src[0] = as(in.src[0], Reg::Full);
-      c.acc = temporary(Reg::Row, DType::F64, false);
+      c.negative = s.negative;
+      c.n_src = s.product ? 2 : 1;
+      c.src[0] = as(s.a, Reg::Full);
+      c.src[1] = as(s.b, Reg::Full);
+      for (uint16_t r : {s.a, s.b}) note_read(r, i);
+      c.acc = temporary(Reg::Row, DType::F64, in_parts_);
       cost_ += element_ns(Op::cast, in.dtype, in.dtype);
     } else if (in.cls == Reg::Scalar) {
       c.what = Code::One;
@@ -246,8 +241,7 @@ class Builder {
       map(in, c);
       if (in.cls == Reg::Full) cost_ += element_ns(in.op, in.dtype, in.to);
     }
-    for (int k = c.what == Code::Fold ? 1 : c.n_src; k < 4; ++k) c.src[k] = c.src[0];
-    v.first = int(step_->body.size());
+    for (int k = c.n_src; k < 4; ++k) c.src[k] = c.src[0];
     if (direct_[i] >= 0 && in.cls != Reg::Scalar) {
       const auto what = in.cls == Reg::Row ? Moving::Row : Moving::Full;
       step_->moving.push_back({what, true, v.slot, uint16_t(direct_[i]), c.item});
@@ -335,12 +329,93 @@ class Builder {
     }
   }
 
+  static bool over_elements(const Code& c) { return c.what != Code::Row && c.what != Code::One; }
+
+  // Cuts the body into stages: numbers of a row are computed at once, what is between is done in parts. What is made
+  // and read in one stage alone needs no more room than a part. Reductions of full registers are taken where these are
+  // made, or, of operands, where they are read first.
+  void stages() {
+    TileStep& s = *step_;
+    const int count = int(s.body.size());
+    s.executions = count;
+    if (!in_parts_) return;
+    // Does it read a sum of the last stage?
+    auto waits = [&](const Code& c) {
+      for (uint32_t k = s.stages.back().begin; k < s.stages.back().end; ++k)
+        if (const Code& d = s.body[k]; d.what == Code::Fold && std::count(c.src, c.src + 4, d.dst)) return true;
+      return false;
+    };
+    for (int k = 0; k < count; ++k) {
+      const Code& c = s.body[size_t(k)];
+      const bool once = !over_elements(c);
+      if (s.stages.empty() || s.stages.back().once != once || (!once && waits(c)))
+        s.stages.push_back({.begin = uint32_t(k), .once = once});
+      s.stages.back().end = uint32_t(k) + 1;
+    }
+    // In which stages each slot is named.
+    std::vector<std::vector<int>> named;
+    named.resize(size_t(n_slots_));
+    auto name = [&](Slot q, int stage) {
+      if (named[q].empty() || named[q].back() != stage) named[q].push_back(stage);
+    };
+    s.executions = 0;
+    for (int i = 0; i < int(s.stages.size()); ++i) {
+      const Stage& g = s.stages[size_t(i)];
+      s.executions += (g.end - g.begin) * (g.once ? 1 : (s.cols + s.part - 1) / s.part);
+      if (g.once) continue;
+      for (uint32_t k = g.begin; k < g.end; ++k) {
+        const Code& c = s.body[k];
+        for (Slot q : c.src) name(q, i);
+        name(c.dst, i);
+      }
+    }
+    const int after = int(s.stages.size()), first = s.stages[0].once;  // there is one: rows are summed
+    for (size_t k = 0; k < s.results.size(); ++k) {
+      Result& r = s.results[k];
+      if (r.what < Result::ReduceAll) continue;
+      r.staged = true;
+      if (named[r.slot].empty()) name(r.slot, first);
+      s.stages[size_t(named[r.slot].front())].results.push_back(uint16_t(k));
+    }
+    for (Result& r : s.results)
+      if (!r.staged) name(r.slot, after);
+    // Strided operands are brought anew for each stage, unless that is slow.
+    for (size_t k = 0; k < s.gathers.size(); ++k) {
+      Gather& g = s.gathers[k];
+      const int64_t step = g.walk.rank ? g.walk.stride[g.walk.rank - 1] : 0;
+      const bool runs = step == 0 || step == 1;
+      const auto& in = named[g.slot];
+      if (g.row || in.empty() || in.back() == after || !(runs || in.size() == 1)) continue;
+      g.staged = true;
+      for (int i : in) s.stages[size_t(i)].gathers.push_back(uint16_t(k));
+    }
+    auto is_staged = [&](Slot q) {
+      return std::any_of(s.gathers.begin(), s.gathers.end(), [&](const Gather& g) { return g.slot == q && g.staged; });
+    };
+    auto is_whole = [&](Slot q) {
+      return std::any_of(s.once.begin(), s.once.end(), [&](const Gather& g) { return g.slot == q; }) ||
+             std::any_of(s.results.begin(), s.results.end(), [&](const Result& r) { return r.near == q; });
+    };
+    auto place = [&](Value& v) {
+      if (v.cls != Reg::Full || v.slot == kNone) return;
+      const auto& in = named[v.slot];
+      const bool once = in.empty() || (in.size() == 1 && in[0] < after);
+      v.part = !v.placed && !is_whole(v.slot) && (v.persistent || once || is_staged(v.slot));
+      if (v.part) return;
+      for (int i : in)
+        if (i < after) s.stages[size_t(i)].moves.push_back({v.slot, uint32_t(itemsize(v.dtype))});
+    };
+    for (auto* list : {&values_, &temporaries_})
+      for (Value& v : *list) place(v);
+  }
+
   // Registers to places in the arena: each from its first to its last use, freed places are taken again (the hottest
   // memory).
   void allocate() {
     TileStep& s = *step_;
     std::vector<Value*> by_slot(size_t(n_slots_), nullptr);
-    for (Value& v : values_) by_slot[v.slot] = &v;
+    for (Value& v : values_)
+      if (v.slot != kNone) by_slot[v.slot] = &v;
     for (Value& v : temporaries_) by_slot[v.slot] = &v;
     const int end = int(s.body.size());
     auto use = [&](Slot slot, int when) {
@@ -352,16 +427,20 @@ class Builder {
       use(c.dst, i);
       use(c.acc, i);
     }
-    for (const Result& r : s.results) use(r.slot, end);
+    for (const Result& r : s.results)
+      if (!r.staged) use(r.slot, end);
+    for (const Stage& g : s.stages)
+      for (uint16_t k : g.results) use(s.results[k].slot, int(g.end));  // after its last instruction
 
     size_t top = (size_t(n_slots_) * sizeof(char*) + 63) & ~size_t(63);
-    std::vector<std::pair<size_t, size_t>> free;  // bytes, offset
+    std::vector<std::pair<size_t, size_t>> free_[2];  // bytes, offset; of parts, which are overwritten before rows end
     auto bytes_of = [&](const Value& v) {
-      int64_t n = v.cls == Reg::Full ? full() : v.cls == Reg::Row ? s.tile_rows : 1;
+      int64_t n = v.cls == Reg::Full ? (v.part ? s.part : full()) : v.cls == Reg::Row ? s.tile_rows : 1;
       return (size_t(std::max<int64_t>(n, 1)) * itemsize(v.dtype) + 63) & ~size_t(63);
     };
     auto take = [&](const Value& v) {
       size_t bytes = bytes_of(v), at;
+      auto& free = free_[v.part];
       auto f = std::find_if(free.rbegin(), free.rend(), [&](auto& e) { return e.first == bytes; });
       if (f != free.rend()) {
         at = f->second;
@@ -375,7 +454,7 @@ class Builder {
     };
     auto give = [&](const Value& v) {
       for (auto [slot, at] : s.registers)
-        if (slot == v.slot) free.push_back({bytes_of(v), at});
+        if (slot == v.slot) free_[v.part].push_back({bytes_of(v), at});
     };
     auto in_arena = [&](Slot q) { return q != kNone && by_slot[q] && !by_slot[q]->placed && !by_slot[q]->persistent; };
     for (Value* v : by_slot)
@@ -455,8 +534,11 @@ class Builder {
   const TileProgram p_;
   std::unique_ptr<TileStep> step_;
   std::vector<Value> values_, temporaries_;
+  std::vector<Summand> summands_;  // per instruction that is a sum along rows
+  std::vector<bool> needless_;     // per instruction: a sum does it by the way
   std::vector<int> direct_;  // per instruction: the output that it writes, -1 none
   int n_slots_ = 0;
+  bool in_parts_ = false;    // rows go through stages
   bool has_rows_ = false, reduces_cols_ = false, stores_rows_ = false;
   int64_t most_cells_ = 1;   // of the outputs that are reduced over some dimensions
   double cost_ = 0;  // ns per element

@@ -45,6 +45,21 @@ void fold_run(const ReduceLoops& fold, char* acc, const char* from, int64_t coun
   fold.combine(acc, &partial, 1);
 }
 
+// The sums of m rows; or, m being 1, of the first part of a row, of the next ones, of the last.
+void fold(const Code& c, char** slot, int64_t m, int64_t n, bool first, bool last) {
+  char *acc = slot[c.acc], *to = acc;
+  uint64_t part;
+  if (!first) to = reinterpret_cast<char*>(&part);
+  if (c.n_src == 2) c.fold->products(to, slot[c.src[0]], slot[c.src[1]], m, n / m);
+  else c.fold->rows(to, slot[c.src[0]], m, n / m);
+  if (!first) c.fold->combine(acc, &part, 1);
+  if (!last) return;
+  if (c.negative)
+    for (int64_t r = 0; r < m; ++r) reinterpret_cast<double*>(acc)[r] = 0 - reinterpret_cast<double*>(acc)[r];
+  const void* from = acc;
+  c.map(slot[c.dst], &from, m);
+}
+
 void execute(const Code& c, char** slot, int64_t m, int64_t n) {
   const void* src[4] = {slot[c.src[0]], slot[c.src[1]], slot[c.src[2]], slot[c.src[3]]};
   char* dst = slot[c.dst];
@@ -65,16 +80,37 @@ void execute(const Code& c, char** slot, int64_t m, int64_t n) {
     }
     case Code::Spread: casts().spread[std::countr_zero(c.item)](dst, src[0], m, n / m); break;
     case Code::Fill: casts().splat[std::countr_zero(c.item)](dst, src[0], c.count); break;
-    case Code::Fold: {
-      char* acc = slot[c.acc];
-      c.fold->rows(acc, src[0], m, n / m);
-      const void* from = acc;
-      c.map(dst, &from, m);
-    }
+    case Code::Fold: fold(c, slot, m, n, true, true);
   }
 }
 
 }  // namespace
+
+// The operands of the next tile, fetched meanwhile, a few lines with every operation.
+class Ahead {
+ public:
+  // Tiles of n elements, this one at `at`, the next one `next` further on.
+  Ahead(const TileStep& s, int64_t at, int64_t next, int64_t n, char* const* out, const char* const* in)
+      : step_(s), at_(at + next), n_(n), out_(out), in_(in) {}
+
+  void some() {
+    const int64_t k = done_++;
+    for (const Moving& v : step_.moving) {
+      if (v.what != Moving::Full) continue;
+      const char* p = (v.out ? out_[v.operand] : in_[v.operand]) + at_ * v.item;
+      const int64_t lines = (n_ * v.item + 63) / 64, count = step_.executions;
+      for (int64_t l = lines * k / count, end = lines * (k + 1) / count; l < end; ++l)
+        __builtin_prefetch(p + 64 * l, 0, 2);  // to L2: L1 has the registers
+    }
+  }
+
+ private:
+  const TileStep& step_;
+  const int64_t at_, n_;
+  char* const* const out_;
+  const char* const* const in_;
+  int64_t done_ = 0;
+};
 
 void TileStep::run(char* const* out, const char* const* in, char* scratch) const {
   if (tasks == 1) task(0, out, in, scratch);
@@ -151,61 +187,86 @@ void TileStep::tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char*
     char* p = v.out ? out[v.operand] : const_cast<char*>(in[v.operand]);
     slot[v.slot] = p + (v.what == Moving::Full ? at : v.what == Moving::Row ? r : c) * v.item;
   }
-  for (const Gather& g : gathers) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
-  if (ahead) {
-    // The same part of each operand in the next tile is fetched meanwhile, a few lines with every operation.
-    const int64_t next = by_columns ? cols : n, count = int64_t(body.size());
-    for (int64_t k = 0; k < count; ++k) {
-      for (const Moving& v : moving) {
-        if (v.what != Moving::Full) continue;
-        const char* p = (v.out ? out[v.operand] : in[v.operand]) + (at + next) * v.item;
-        const int64_t lines = (n * v.item + 63) / 64;
-        for (int64_t l = lines * k / count, end = lines * (k + 1) / count; l < end; ++l) __builtin_prefetch(p + 64 * l);
-      }
-      execute(body[size_t(k)], slot, m, n);
+  for (const Gather& g : gathers)
+    if (!g.staged) gather(g.walk, g.item, slot[g.slot], in[g.operand], g.row ? r : at, g.row ? m : n);
+  Ahead fetch(*this, at, by_columns ? cols : n, n, out, in);
+  if (stages.empty()) {
+    for (const Code& code : body) {
+      if (ahead) fetch.some();
+      execute(code, slot, m, n);
     }
   } else {
-    for (const Code& code : body) execute(code, slot, m, n);
+    for (const Stage& s : stages) {
+      if (!s.once) in_parts(s, r, t, slot, out, in, scratch, fetch);
+      else for (uint32_t k = s.begin; k < s.end; ++k) execute(body[k], slot, m, n);
+    }
   }
-  for (const Result& o : results) {
-    const char* from = slot[o.slot];
-    switch (o.what) {
-      case Result::Copy: move(out[o.out] + at * o.item, from, n * o.item); break;
-      case Result::CopyRow: move(out[o.out] + r * o.item, from, m * o.item); break;
-      case Result::Scatter: scatter(o.walk, o.item, out[o.out], from, at, n); break;
-      case Result::ScatterRow: scatter(o.walk, o.item, out[o.out], from, r, m); break;
-      case Result::One: break;
-      case Result::ReduceAll: {
-        uint64_t partial;
-        o.fold->rows(&partial, from, 1, n);
-        o.fold->combine(scratch + o.at + size_t(t) * o.stride, &partial, 1);
+  for (const Result& o : results)
+    if (!o.staged) finish(o, r, m, c, n, t, slot, out, scratch);
+}
+
+// A stage of row r.
+void TileStep::in_parts(const Stage& s, int64_t r, int64_t t, char** slot, char* const* out, const char* const* in,
+                        char* scratch, Ahead& fetch) const {
+  for (int64_t c = 0; c < cols; c += part) {
+    const int64_t n = std::min(part, cols - c);
+    for (uint16_t k : s.gathers) {
+      const Gather& g = gathers[k];
+      gather(g.walk, g.item, slot[g.slot], in[g.operand], r * cols + c, n);
+    }
+    for (uint32_t k = s.begin; k < s.end; ++k) {
+      const Code& code = body[k];
+      if (ahead) fetch.some();
+      if (code.what == Code::Fold) fold(code, slot, 1, n, c == 0, c + n == cols);
+      else execute(code, slot, 1, n);
+    }
+    for (uint16_t k : s.results) finish(results[k], r, 1, c, n, t, slot, out, scratch);
+    for (auto [q, item] : s.moves) slot[q] += n * item;
+  }
+  for (auto [q, item] : s.moves) slot[q] -= cols * item;
+}
+
+// What becomes of rows [r, r + m), n elements in all from column c on, of a register.
+void TileStep::finish(const Result& o, int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot,
+                      char* const* out, char* scratch) const {
+  const int64_t at = r * cols + c;
+  const char* from = slot[o.slot];
+  switch (o.what) {
+    case Result::Copy: move(out[o.out] + at * o.item, from, n * o.item); break;
+    case Result::CopyRow: move(out[o.out] + r * o.item, from, m * o.item); break;
+    case Result::Scatter: scatter(o.walk, o.item, out[o.out], from, at, n); break;
+    case Result::ScatterRow: scatter(o.walk, o.item, out[o.out], from, r, m); break;
+    case Result::One: break;
+    case Result::ReduceAll: {
+      uint64_t partial;
+      o.fold->rows(&partial, from, 1, n);
+      o.fold->combine(scratch + o.at + size_t(t) * o.stride, &partial, 1);
+      break;
+    }
+    case Result::ReduceCols: {
+      const int64_t width = n / m;
+      char* acc = scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item;
+      if (o.near == kNone) {
+        o.fold->cols(acc, from, m, width);
         break;
       }
-      case Result::ReduceCols: {
-        const int64_t width = segments > 1 ? n : cols;
-        char* acc = scratch + o.at + size_t(t) * o.stride + size_t(c) * o.acc_item;
-        if (o.near == kNone) {
-          o.fold->cols(acc, from, m, width);
-          break;
-        }
-        char* near = slot[o.near];
-        for (int64_t i = 0; i < m; ++i, from += width * o.item) {
-          const void* both[2] = {near, from};
-          o.add(near, both, width);
-        }
-        if (r / kNearRows != (r + m) / kNearRows) {
-          o.fold->cols(acc, near, 1, width);
-          std::memset(near, 0, size_t(width) * o.item);
-        }
-        break;
+      char* near = slot[o.near] + (o.staged ? c * o.item : 0);
+      for (int64_t i = 0; i < m; ++i, from += width * o.item) {
+        const void* both[2] = {near, from};
+        o.add(near, both, width);
       }
-      case Result::ReduceSome: {
-        char* acc = scratch + o.at + size_t(t) * o.stride;
-        o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
-          fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
-          from += count * o.item;
-        });
+      if (r / kNearRows != (r + m) / kNearRows) {
+        o.fold->cols(acc, near, 1, width);
+        std::memset(near, 0, size_t(width) * o.item);
       }
+      break;
+    }
+    case Result::ReduceSome: {
+      char* acc = scratch + o.at + size_t(t) * o.stride;
+      o.walk.runs(at, n, [&](int64_t cell, int64_t count, int64_t step) {
+        fold_run(*o.fold, acc + cell * o.acc_item, from, count, step);
+        from += count * o.item;
+      });
     }
   }
 }

@@ -22,8 +22,9 @@ struct Code {
     ByRow,   // map of a full and a row operand: per row, the row operand as a scalar
     Spread,  // row -> full
     Fill,    // scalar -> `count` elements
-    Fold,    // full -> row: reduce, then convert the accumulators
+    Fold,    // full -> row: reduce (the product of two, if there are two), then convert the accumulators
   } what;
+  bool negative = false;   // Fold: the negative of the sum
   uint8_t n_src = 0;
   uint8_t row_src = 0;     // ByRow: which source is the row
   Slot dst, src[4], acc = kNone;
@@ -46,6 +47,7 @@ struct Gather {  // a strided operand brought into a register
   Slot slot;
   uint16_t operand;
   uint32_t item;
+  bool staged = false;  // in each stage that needs it, a part at a time
 };
 struct Result {  // what becomes of a register at the end of each tile (or of the run)
   enum What : uint8_t { Copy, Scatter, CopyRow, ScatterRow, One, ReduceAll, ReduceCols, ReduceSome } what;
@@ -60,6 +62,16 @@ struct Result {  // what becomes of a register at the end of each tile (or of th
   uint32_t acc_item = 0;
   int64_t cells = 1;        // accumulators of a task
   size_t at = 0, stride = 0;  // where in scratch: task t's accumulators are at + t * stride
+  bool staged = false;      // taken at the end of each part of a stage
+};
+// Some instructions of a program whose rows are longer than a tile. They go through the row in parts of which all
+// registers stay in the fastest cache; only what a later stage reads is kept for the whole row.
+struct Stage {
+  uint32_t begin, end;   // in the body
+  bool once;             // numbers of a row: not in parts
+  struct Move { Slot slot; uint32_t item; };
+  std::vector<Move> moves;                 // whole rows, through which the slots move
+  std::vector<uint16_t> gathers, results;  // those of the program that take part
 };
 
 // Rows of float32 that are added up as such before their sum goes on in double: as many as in a sum along a row
@@ -74,9 +86,11 @@ class TileStep final : public Step {
 
   int64_t rows = 1, cols = 1, tile_rows = 1, tile_cols = 1, segments = 1;  // segments: tiles to a row
   int64_t tiles = 0, tiles_per_task = 1, tasks = 1;
+  int64_t part = 0;         // elements of a row that go through a stage together
   bool by_columns = false;  // tasks are column blocks, each through all rows
   bool folds = false;
   bool ahead = false;       // fetch what the next tile needs
+  int64_t executions = 0;   // instructions that a tile takes, each part of a stage counted
   size_t arena_bytes = 0;
   int n_slots = 0;
   std::vector<std::pair<Slot, size_t>> registers;  // slot, offset in the arena
@@ -84,6 +98,7 @@ class TileStep final : public Step {
   std::vector<Moving> moving;
   std::vector<Gather> gathers, once;               // per tile; per task
   std::vector<Code> prologue, body;                // per task; per tile
+  std::vector<Stage> stages;                       // of the body; none: all of it for each tile
   std::vector<Result> results;
   // For may_alias: when (instruction number) an in-place readable input is read last (-2: not in place), and when a
   // contiguous full output is written (-1: it is none).
@@ -95,6 +110,10 @@ class TileStep final : public Step {
   void task(int64_t t, char* const* out, const char* const* in, char* scratch) const;
   void tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out, const char* const* in,
             char* scratch) const;
+  void in_parts(const Stage&, int64_t r, int64_t t, char** slot, char* const* out, const char* const* in, char* scratch,
+                class Ahead&) const;
+  void finish(const Result&, int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out,
+              char* scratch) const;
 };
 
 }  // namespace knet::cpu::tile

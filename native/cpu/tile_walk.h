@@ -1,7 +1,9 @@
 // A strided operand seen as the flat sequence of its elements in C order.
 #pragma once
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+#include "cpu/tile_pick.h"
 #include "types.h"
 
 namespace knet::cpu::tile {
@@ -70,7 +72,7 @@ void gather_as(const Walk& w, char* to, const char* from, int64_t at, int64_t n)
   w.runs(at, n, [&](int64_t offset, int64_t m, int64_t step) {
     const T* x = s + offset;
     if (step == 1) std::memcpy(d, x, size_t(m) * sizeof(T));
-    else if (step == 0) for (int64_t i = 0; i < m; ++i) d[i] = *x;
+    else if (step == 0) casts().splat[std::countr_zero(sizeof(T))](d, x, m);
     else for (int64_t i = 0; i < m; ++i) d[i] = x[i * step];
     d += m;
   });

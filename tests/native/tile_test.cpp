@@ -315,6 +315,11 @@ void random_program() {
       i.n_src = 1;
       i.src[0] = uint16_t(a);
       i.cls = reg[size_t(a)].first;
+    } else if (kind == 3) {
+      i.op = Op::negative;
+      i.n_src = 1;
+      i.src[0] = uint16_t(a);
+      i.cls = reg[size_t(a)].first;
     } else {
       i.op = binary[upto(5)];
       if (i.op == Op::less) i.to = DType::Bool;

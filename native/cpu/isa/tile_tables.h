@@ -40,6 +40,8 @@ struct ReduceLoops {
   void (*combine)(void* acc, const void* other, int64_t n);              // acc[i] = acc[i] with other[i]
   void (*identity)(void* acc, int64_t n);
   int acc;  // Lane of the accumulator
+  // acc[r] = sum of the products of rows r of a and b; sums of floats only.
+  void (*products)(void* acc, const void* a, const void* b, int64_t rows, int64_t cols);
 };
 struct ReduceTable { ReduceLoops loops[kReductions][kLanes]; };
 
