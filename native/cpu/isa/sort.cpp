@@ -229,18 +229,17 @@ class Quick {
   }
 
  private:
- private:
   // The middle one of a sample, a word from each of equal parts. Which one looks random, so that no order that data
   // come in is bad.
   static U middle(const U* x, int64_t n) {
     constexpr int kSample = 4 * kLanes;
     U sample[kSample];
     const int count = n < 4096 ? kLanes : kSample;
-    const uint64_t step = uint64_t(n) / uint64_t(count);
+    const uint64_t most = ~uint64_t(0) >> 32, part = uint64_t(n) / uint64_t(count), step = part < most ? part : most;
     uint64_t random = uint64_t(n);
     for (int k = 0; k < count; ++k) {
       random = random * 6364136223846793005u + 1442695040888963407u;
-      sample[k] = x[uint64_t(k) * step + (random >> 33) % step];
+      sample[k] = x[uint64_t(k) * step + ((random >> 32) * step >> 32)];
     }
     Network<U>::sort(sample, sample, count);
     return sample[count / 2];
