@@ -59,7 +59,7 @@ struct Places {
     if (inner.rank == 0) inner.push(1, 1, 1);
   }
 
-  // Offsets into x, one for each index tuple. Throws if an index is out of range.
+  // Offsets into x, one for each index tuple, if there is room for them. Throws if an index is out of range.
   void resolve(const char* const* index, int64_t* offset) const {
     Split split(n, 1 << 14);
     std::atomic<bool> bad{false};
@@ -68,7 +68,11 @@ struct Places {
       for (int k = 0; k < count; ++k) {
         const int64_t* from = reinterpret_cast<const int64_t*>(index[k]);
         const int64_t extent = x[axis[k]], step = stride[k];
-        for (int64_t s = split.begin(task); s < split.end(task); ++s) {
+        for (int64_t s = split.begin(task); !offset && s < split.end(task); ++s) {
+          int64_t i = from[s];
+          good &= wrap(i, extent);
+        }
+        for (int64_t s = split.begin(task); offset && s < split.end(task); ++s) {
           int64_t i = from[s];
           good &= wrap(i, extent);
           offset[s] = (k ? offset[s] : 0) + i * step;
@@ -156,17 +160,34 @@ class ScatterStep : public Step {
     const int64_t each = places_.inner.size(), outer = places_.outer.size();
     columns_ = Split(places_.inner.last().n, std::max<int64_t>(64 / int64_t(sizeof(T)), 256 / int64_t(sizeof(T))));
     if (places_.inner.rank > 1) columns_ = Split(places_.inner.last().n, places_.inner.last().n);
-    scratch_bytes = size_t(places_.n) * 8;
+    direct_ = places_.count == 1 && places_.inner.size() == 1;
+    scratch_bytes = direct_ ? 0 : size_t(places_.n) * 8;
     cost_ns = 20 + 0.1 * double(bytes_) + double(outer * places_.n) * (4 + 0.3 * double(each));
   }
 
   void run(char* const* out, const char* const* in, char* scratch) const override {
-    int64_t* offset = reinterpret_cast<int64_t*>(scratch);
+    int64_t* offset = direct_ ? nullptr : reinterpret_cast<int64_t*>(scratch);
     places_.resolve(in + 2, offset);
     if (out[0] != in[0]) copy_bytes(out[0], in[0], bytes_);
     if (places_.outer.size() * places_.n * places_.inner.size() == 0) return;
     T* x = reinterpret_cast<T*>(out[0]);
     const T* v = reinterpret_cast<const T*>(in[1]);
+    if (!direct_) return put_all(x, v, [offset](int64_t s) { return offset[s]; });
+    const int64_t* index = reinterpret_cast<const int64_t*>(in[2]);
+    put_all(x, v, [index, extent = places_.x[places_.axis[0]], step = places_.stride[0]](int64_t s) {
+      const int64_t i = index[s];
+      return (i + (i < 0 ? extent : 0)) * step;
+    });
+  }
+  bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
+  std::string text() const override {
+    return std::to_string(places_.outer.size() * columns_.tasks()) + " tasks";
+  }
+
+ private:
+  // The value of index tuple s goes to offset(s).
+  template <class F>
+  void put_all(T* x, const T* v, F offset) const {
     const int64_t columns = columns_.tasks();
     parallel(places_.outer.size() * columns, cost_ns, [&](int64_t task) {
       Walk outer(places_.outer.d, places_.outer.rank, task / columns);
@@ -177,28 +198,20 @@ class ScatterStep : public Step {
       T* to = x + outer.a + begin * run.a;
       const T* from = v + outer.b + begin;
       if (inner.rank == 1 && run.n == 1) {
-        for (int64_t s = 0; s < places_.n; ++s)
-          put(to[offset[s]], from[s]);
+        for (int64_t s = 0; s < places_.n; ++s) put(to[offset(s)], from[s]);
       } else if (inner.rank == 1 && run.a == 1) {
-        for (int64_t s = 0; s < places_.n; ++s)
-          put_run(to + offset[s], from + s * places_.v_step, width);
+        for (int64_t s = 0; s < places_.n; ++s) put_run(to + offset(s), from + s * places_.v_step, width);
       } else {
         int64_t rows = inner.size() / run.n;
         for (int64_t s = 0; s < places_.n; ++s) {
           Walk at(inner.d, inner.rank - 1, 0);
           for (int64_t r = 0; r < rows; ++r, at.next())
             for (int64_t i = 0; i < width; ++i)
-              put(to[offset[s] + at.a + i * run.a], from[s * places_.v_step + at.b + i]);
+              put(to[offset(s) + at.a + i * run.a], from[s * places_.v_step + at.b + i]);
         }
       }
     });
   }
-  bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
-  std::string text() const override {
-    return std::to_string(places_.outer.size() * columns_.tasks()) + " tasks";
-  }
-
- private:
   static void put(T& to, T v) {
     if constexpr (Add) to = add(to, v);
     else to = v;
@@ -209,6 +222,7 @@ class ScatterStep : public Step {
 
   Places places_;
   int64_t bytes_;
+  bool direct_ = false;  // single elements by one index: where they go is not worth noting
   Split columns_{0, 1};  // of the innermost run
 };
 
