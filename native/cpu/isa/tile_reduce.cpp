@@ -101,9 +101,9 @@ constexpr bool has_quick<Max<T>> = true;
 template <class T>
 constexpr bool has_quick<Min<T>> = true;
 
-// Floats are not reordered by the compiler, so the lanes are ours: 4 vectors of 64 bytes, folded in a fixed order. Sums and
-// products of float32 are taken in float over at most 8 elements a lane, then go on in double. What is folded is x, or
-// x times y.
+// Floats are not reordered by the compiler, so the lanes are ours: 4 vectors of 64 bytes, folded in a fixed order. Sums
+// and products of float32 are taken in float over at most 8 elements a lane, then go on in double. What is folded is x,
+// or x times y.
 template <class R, class T, bool products = false>
 static inline __attribute__((always_inline)) typename R::Acc run_of_floats(const T* x, const T* y, int64_t n) {
   using A = typename R::Acc;
@@ -145,7 +145,8 @@ static inline __attribute__((always_inline)) typename R::Acc run_of_floats(const
 }
 
 template <class R, class T, bool products>
-static inline __attribute__((always_inline)) void fold_rows(void* acc, const T* x, const T* y, int64_t rows, int64_t cols) {
+static inline __attribute__((always_inline)) void fold_rows(void* acc, const T* x, const T* y, int64_t rows,
+                                                            int64_t cols) {
   using A = typename R::Acc;
   auto* a = static_cast<A*>(acc);
   int64_t r = 0;
