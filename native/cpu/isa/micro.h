@@ -58,6 +58,26 @@ struct Tile {
   int runs, len;
 };
 
+// c[i * ldc + j] = sum over p < k of a(i, p) * b[p * ldb + j], i < m, j < n; n is at most two vectors. A is packed in
+// blocks of about equal height, at most Micro::rows: a(i, p) of block b is a[(b * k + p) * rows + i - the block's first].
+template <class T>
+struct Point {
+  int64_t m, k;
+  const T* a;
+  const T* b;        // whole vectors of it are read
+  int64_t ldb;       // two vectors where `keep` is null
+  T* keep;           // room for k x 2 vectors, where the first block leaves B for the others; null: B is near already
+  T* c;
+  int64_t ldc;
+  int n;
+  bool around;       // c is written around the caches: whole vectors aligned to vectors, Micro::settle() at the end
+  // What will be read next, fetched into L2 meanwhile: next[line[l] + p * next_step], l < lines, p < k.
+  const T* next;
+  int64_t next_step;
+  const int64_t* line;
+  int64_t lines;
+};
+
 template <class T>
 struct Micro {
   int lanes;  // elements of a vector
@@ -100,6 +120,10 @@ struct Micro {
   // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15
   // elements beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
+  void (*point)(const Point<T>& p);
+  // Copies n elements around the caches, settle() at the end.
+  void (*around)(T* to, const T* from, int64_t n);
+  void (*settle)();  // what was written around the caches is there for other threads
 };
 
 struct MicroTable {
