@@ -417,7 +417,7 @@ template <class T>
 constexpr Micro<T> table() {
   return {Vec<T>::lanes, kRows, panel<T>, tile<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
           filter_sums<T>, traces<T>, thin<T>, weave<T>,
-          columns<T>, shifted<T>, runs<T>, point<T, kRows>, around<T>, settle};
+          columns<T>, shifted<T>, runs<T>, point<T, kRows>, sums<T, kRows>, around<T>, settle};
 }
 
 }  // namespace

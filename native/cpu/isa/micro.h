@@ -78,6 +78,22 @@ struct Point {
   int64_t lines;
 };
 
+// c[i * ldc + j] (+)= sum over segments g and p < k of a[g * segment + i * lda + p] * b[(g * k + p) * w + j], i < m,
+// j < w, two vectors. B is packed.
+template <class T>
+struct Sums {
+  int64_t m, k, segments;
+  const T* a;
+  int64_t lda, segment;
+  const T* b;
+  T* c;
+  int64_t ldc;
+  bool add;
+  // What will be read next: 16 lines of each of `next_rows` rows, fetched into L2 meanwhile, row i with row i of A.
+  const T* next;
+  int64_t next_step, next_rows;
+};
+
 template <class T>
 struct Micro {
   int lanes;  // elements of a vector
@@ -121,6 +137,7 @@ struct Micro {
   // elements beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
   void (*point)(const Point<T>& p);
+  void (*sums)(const Sums<T>& t);
   // Copies n elements around the caches, settle() at the end.
   void (*around)(T* to, const T* from, int64_t n);
   void (*settle)();  // what was written around the caches is there for other threads

@@ -119,5 +119,61 @@ void point(const Point<T>& p) {
   }
 }
 
+// R rows of A, where they lie, beside a packed panel of B, two vectors wide.
+template <class T, int R>
+void sums_block(const Sums<T>& t, const T* a, T* c, const T* next) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes, line = 64 / int64_t(sizeof(T));
+  constexpr int kThirds = (R + 2) / 3;
+  V sum[R][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[i][v] = V{};
+  const T* b = t.b;
+  for (int64_t segment = 0; segment < t.segments; ++segment, a += t.segment, next += t.segment) {
+    const T* q[kThirds];
+    for (int i = 0; i < kThirds; ++i) q[i] = a + 3 * i * t.lda;
+    for (int64_t s = 0; s < t.k; ++s, b += 2 * L) {
+      const V b0 = load(b), b1 = load(b + L);
+      __builtin_prefetch(next + (s >> 4) * t.next_step + (s & 15) * line, 0, 2);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        const T x = q[i / 3][i % 3 * t.lda];
+        sum[i][0] += x * b0;
+        sum[i][1] += x * b1;
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kThirds; ++i) ++q[i];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      auto* to = reinterpret_cast<V*>(c + i * t.ldc + v * L);
+      *to = t.add ? *to + sum[i][v] : sum[i][v];
+    }
+}
+
+template <class T>
+using SumsBlock = void (*)(const Sums<T>&, const T*, T*, const T*);
+template <class T, int... R>
+const SumsBlock<T>* sums_blocks(std::integer_sequence<int, R...>) {
+  static constexpr SumsBlock<T> table[] = {sums_block<T, R + 1>...};
+  return table;
+}
+
+template <class T, int Most>
+void sums(const Sums<T>& t) {
+  const auto* table = sums_blocks<T>(std::make_integer_sequence<int, Most>());
+  const int64_t blocks = (t.m + Most - 1) / Most, height = t.m / blocks, higher = t.m % blocks;
+  for (int64_t block = 0, i = 0; block < blocks; ++block) {
+    const int64_t r = height + (block < higher), ahead = i < t.next_rows ? i : 0;
+    table[r - 1](t, t.a + i * t.lda, t.c + i * t.ldc, t.next + ahead * t.next_step);
+    i += r;
+  }
+}
+
 }  // namespace
 }  // namespace knet::cpu::KNET_ISA
