@@ -78,14 +78,15 @@ struct Point {
   int64_t lines;
 };
 
-// c[i * ldc + j] (+)= sum over segments g and p < k of a[g * segment + i * lda + p] * b[(g * k + p) * w + j], i < m,
-// j < w, two vectors. B is packed.
+// c[i * ldc + j] (+)= sum over segments g and p < k of a[g * a_segment + i * lda + p] * b[g * b_segment + p * w + j],
+// i < m, j < w, two vectors. B is packed.
 template <class T>
 struct Sums {
   int64_t m, k, segments;
   const T* a;
-  int64_t lda, segment;
+  int64_t lda, a_segment;
   const T* b;
+  int64_t b_segment;
   T* c;
   int64_t ldc;
   bool add;

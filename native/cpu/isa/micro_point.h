@@ -130,9 +130,8 @@ void sums_block(const Sums<T>& t, const T* a, T* c, const T* next) {
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) sum[i][v] = V{};
-  const T* b = t.b;
-  for (int64_t segment = 0; segment < t.segments; ++segment, a += t.segment, next += t.segment) {
-    const T* q[kThirds];
+  for (int64_t segment = 0; segment < t.segments; ++segment, a += t.a_segment, next += t.a_segment) {
+    const T *b = t.b + segment * t.b_segment, *q[kThirds];
     for (int i = 0; i < kThirds; ++i) q[i] = a + 3 * i * t.lda;
     for (int64_t s = 0; s < t.k; ++s, b += 2 * L) {
       const V b0 = load(b), b1 = load(b + L);
