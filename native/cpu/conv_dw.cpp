@@ -455,9 +455,12 @@ class ConvDwLines final : public Step {
     for (int64_t n = g_.images * chunk / chunks_; plane > 0 && n < g_.images * (chunk + 1) / chunks_; ++n) {
       const int64_t image = n * g_.groups + group;
       if (in_planes_) {
+        const bool more = n + 1 < g_.images * (chunk + 1) / chunks_;
+        const int64_t next = more ? image + g_.groups : g_.images * chunk / chunks_ * g_.groups + group + 1;
         for (int64_t o = 0; o < g_.out_channels; ++o)
           micro.filter_sums(filter, x + image * g_.x_plane(), dy + (image * g_.out_channels + o) * plane,
-                            sum + o * patch * micro.lanes);
+                            sum + o * patch * micro.lanes, x + next * g_.x_plane(),
+                            dy + (next * g_.out_channels + o) * plane);
         continue;
       }
       const T* source = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels,

@@ -119,8 +119,9 @@ struct Micro {
                 const Piece* pieces, int64_t count, const Lane<T>* orders);
   // Rows lo to hi - 1 of the results of a filter, into y (whose first row is row 0).
   void (*filter)(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi);
-  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes.
-  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum);
+  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes. The
+  // planes next_x and next_dy, which come next, are fetched meanwhile.
+  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum, const T* next_x, const T* next_dy);
   // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
   // lanes below n is read.
   void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
