@@ -139,18 +139,34 @@ def moved(line):
     return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6}[unit]
 
 
+def adam(w, g, state, t):
+    new, states = [], []
+    for x, d, (mean, square) in zip(w, g, state):
+        mean = 0.9 * mean + 0.1 * d
+        square = 0.999 * square + 0.001 * d * d
+        new.append(x - 0.001 * (mean / (1 - 0.9 ** t)) / (knet.sqrt(square / (1 - 0.999 ** t)) + 1e-8))
+        states.append((mean, square))
+    return new, states
+
+
 def test_adam_is_a_kernel_for_each_parameter():
-    def step(w, g, state, t):
-        new, states = [], []
-        for x, d, (mean, square) in zip(w, g, state):
-            mean = 0.9 * mean + 0.1 * d
-            square = 0.999 * square + 0.001 * d * d
-            new.append(x - 0.001 * (mean / (1 - 0.9 ** t)) / (knet.sqrt(square / (1 - 0.999 ** t)) + 1e-8))
-            states.append((mean, square))
-        return new, states
     shapes = [(300, 200), (200,), (200, 10), (10,)]
     w, g = [array(*s) for s in shapes], [array(*s) for s in shapes]
-    assert knet.explain(step, w, g, [(0 * a, 0 * a) for a in w], 3).kernels == len(shapes)
+    assert knet.explain(adam, w, g, [(0 * a, 0 * a) for a in w], 3).kernels == len(shapes)
+
+
+def test_adam_runs_in_place():
+    """The parameter, the mean and the square are written over, whoever holds the gradient; a copy that is held stays."""
+    g, w = [array(1000)], [array(1000)]
+    state = [(knet.zeros(1000), knet.zeros(1000))]
+    first, before = w[0], w[0].numpy().copy()
+    places = []
+    for t in range(1, 4):
+        w, state = adam(w, g, state, t)
+        w[0].sum().item()
+        places.append([a.numpy().ctypes.data for a in (w[0], *state[0])])
+    assert places[0] == places[1] == places[2]
+    np.testing.assert_array_equal(first.numpy(), before)
 
 
 @pytest.mark.parametrize("model", KERNELS, ids=lambda m: m.__name__)

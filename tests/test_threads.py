@@ -1,5 +1,6 @@
 """Several Python threads on the same arrays: what each computes is what it would compute alone. (Under a build with
 KNET_SANITIZE=thread this is where races show.)"""
+import os
 import random
 import threading
 
@@ -124,3 +125,20 @@ def test_ever_new_shapes_in_several_threads(four_threads):
             g = grad(lambda x: (knet.softmax(x[:n + k]) * x[:n + k]).sum() + x.std())(x)
             assert g.shape == (300,)
     together(work, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux only")
+def test_threads_keep_their_policy_and_priority(four_threads):
+    """The pool asks for short slices of time; that must not reach children, nor change anything else."""
+    x = knet.array(np.ones((600, 600)))
+    (x @ x).sum().item()
+    policy, nice = os.sched_getscheduler(os.getppid()), os.getpriority(os.PRIO_PROCESS, os.getppid())
+    tasks = [int(t) for t in os.listdir("/proc/self/task")]
+    assert len(tasks) >= 4
+    for t in tasks:
+        assert os.sched_getscheduler(t) & ~os.SCHED_RESET_ON_FORK == policy
+        assert os.getpriority(os.PRIO_PROCESS, t) == nice
+    child = os.fork()
+    if not child:
+        os._exit(os.sched_getscheduler(0) != policy)
+    assert os.waitpid(child, 0)[1] == 0

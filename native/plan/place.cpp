@@ -6,8 +6,10 @@
 // arena.
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <tuple>
+#include <utility>
 
 #include "plan/views.h"
 
@@ -24,7 +26,8 @@ int64_t aligned(int64_t bytes, int64_t to = kAlign) { return (bytes + to - 1) / 
 struct Piece {
   int64_t bytes = 0;
   uint32_t birth = 0, death = 0;  // kernels, both included
-  int32_t output = -1, donor = -1;
+  int32_t output = -1;
+  uint32_t gifts = 0, n_gifts = 0;  // in Placer::gifts_: inputs whose memory the first value may be written to
   int64_t offset = 0;
   uint32_t whole = kNone;  // the piece of which it is a part, at `offset`
 };
@@ -139,6 +142,7 @@ class Placer {
   List<int32_t> output_;    // root -> the first result that is it, or -1
   List<uint32_t> piece_of_; // root -> piece
   List<Piece> pieces_;
+  List<uint32_t> gifts_;    // inputs, see Piece::gifts
   List<uint32_t> taken_by_; // piece -> the kernel that wrote it last
   int64_t frame_ = 0;              // bytes of bound numbers at the start of the arena
 
@@ -149,10 +153,10 @@ class Placer {
     auto slot = [&](uint32_t v, Place::What what, uint32_t index, int64_t& end) {
       int64_t size = int64_t(itemsize(g_.values[v].dtype));
       end = aligned(end, size);
-      out_.places[v] = {what, index, end, -1};
+      out_.places[v] = {what, index, end};
       end += size;
     };
-    for (size_t i = 0; i < g_.inputs.size(); ++i) out_.places[g_.inputs[i]] = {Place::Input, uint32_t(i), 0, -1};
+    for (size_t i = 0; i < g_.inputs.size(); ++i) out_.places[g_.inputs[i]] = {Place::Input, uint32_t(i), 0};
     for (size_t i = 0; i < g_.scalars.size(); ++i) slot(g_.scalars[i], Place::ScalarSlot, uint32_t(i), frame_);
     uint32_t constants = 0;
     for (const Graph::Node& n : g_.nodes)
@@ -195,6 +199,15 @@ class Placer {
     return kernel.step->may_alias(int(o), int(i));
   }
 
+  // What is written early has few inputs to take (later instructions read the others): it chooses first.
+  static List<uint32_t> in_order_of_writing(const Kernel& kernel) {
+    List<uint32_t> order(kernel.n_out);
+    std::iota(order.begin(), order.end(), 0u);
+    if (const TileProgram* p = kernel.tile.get())
+      std::stable_sort(order.begin(), order.end(), [p](uint32_t a, uint32_t b) { return p->outputs[a].reg < p->outputs[b].reg; });
+    return order;
+  }
+
   void pieces() {
     piece_of_.assign(g_.values.size(), kNone);
     // Concatenations that are written part by part: alive from the first part on. A part may be one as well.
@@ -216,7 +229,7 @@ class Placer {
     for (uint32_t k = 0; k < s_.kernels.size(); ++k) {
       const Kernel& kernel = s_.kernels[k];
       const auto in = s_.in(kernel), out = s_.out(kernel);
-      for (size_t o = 0; o < out.size(); ++o) {
+      for (size_t o : in_order_of_writing(kernel)) {
         const uint32_t v = out[o];
         const int64_t bytes = g_.values[v].bytes();
         const bool part = !part_of.empty() && part_of[v].first != kNone;
@@ -225,7 +238,7 @@ class Placer {
           continue;
         }
         uint32_t taken = kNone;
-        int32_t donor = -1;
+        const uint32_t gifts = uint32_t(gifts_.size());
         for (size_t i = 0; bytes > 0 && i < in.size() && taken == kNone; ++i) {
           const uint32_t r = root(in[i]);
           if (last_[r] != k || output_[r] >= 0) continue;
@@ -233,21 +246,20 @@ class Placer {
           // A part stays what it is as long as the whole is needed.
           if (made && (pieces_[piece_of_[r]].whole != kNone || taken_by_[piece_of_[r]] == kNone)) continue;
           // Another result of this kernel may have taken it already.
-          if (made ? taken_by_[piece_of_[r]] == k : donor >= 0 || input_of[r] < 0) continue;
+          if (made ? taken_by_[piece_of_[r]] == k : input_of[r] < 0) continue;
           if (!may_take(kernel, o, i)) continue;
           if (made) taken = piece_of_[r];
-          else donor = input_of[r];
+          else gifts_.push_back(uint32_t(input_of[r]));
         }
         if (taken == kNone) {
           taken = uint32_t(pieces_.size());
           Piece p;
           p.bytes = aligned(bytes);
           p.birth = k;
-          p.donor = donor;
+          p.gifts = gifts;
+          p.n_gifts = uint32_t(gifts_.size()) - gifts;
           pieces_.push_back(p);
           taken_by_.push_back(k);
-          // An input is given away once.
-          if (donor >= 0) input_of[g_.inputs[size_t(donor)]] = -1;
         }
         piece_of_[v] = taken;
         Piece& p = pieces_[taken];
@@ -314,18 +326,21 @@ class Placer {
       if (piece_of_[v] == kNone) {
         // Never computed: an input, a number, or empty.
         if (root(v) == v && out_.places[v].what == Place::None && output_[v] >= 0)
-          out_.places[v] = {Place::Output, uint32_t(output_[v]), 0, -1};
+          out_.places[v] = {Place::Output, uint32_t(output_[v]), 0};
         else if (root(v) == v && out_.places[v].what == Place::None)
-          out_.places[v] = {Place::Arena, 0, frame_, -1};
+          out_.places[v] = {Place::Arena, 0, frame_};
         continue;
       }
       uint32_t p = piece_of_[v];
       int64_t from = 0;
       for (; pieces_[p].whole != kNone; p = pieces_[p].whole) from += pieces_[p].offset;
       const Piece& whole = pieces_[p];
-      if (whole.output >= 0) out_.places[v] = {Place::Output, uint32_t(whole.output), from, whole.donor};
-      else out_.places[v] = {Place::Arena, 0, frame_ + whole.offset + from, -1};
+      if (whole.output >= 0) out_.places[v] = {Place::Output, uint32_t(whole.output), from};
+      else out_.places[v] = {Place::Arena, 0, frame_ + whole.offset + from};
     }
+    for (const Piece& p : pieces_)
+      if (p.output >= 0 && p.whole == kNone)
+        for (uint32_t i = 0; i < p.n_gifts; ++i) out_.gifts.push_back({uint32_t(p.output), gifts_[p.gifts + i]});
   }
 };
 
@@ -346,7 +361,8 @@ std::string Placement::text(const Schedule& s) const {
       case Place::Arena: t += "at " + std::to_string(p.offset); break;
       case Place::Output:
         t += "in result " + std::to_string(p.index);
-        if (p.donor >= 0) t += ", over input " + std::to_string(p.donor) + " if nobody else holds it";
+        for (const char* link = ", if nobody else holds it over input "; const Gift& gift : gifts)
+          if (gift.output == p.index) t += std::exchange(link, " or ") + std::to_string(gift.input);
         break;
     }
     t += "\n";

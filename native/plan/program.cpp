@@ -43,11 +43,6 @@ struct Number {  // a bound scalar and its place in the arena
   int64_t offset;
 };
 
-struct Target {  // a buffer that is made for results
-  int64_t bytes;
-  int32_t donor;
-};
-
 struct Result {
   bool is_input;
   uint32_t index;  // of the input or of the target
@@ -87,8 +82,8 @@ class Flat final : public Program {
     results(s, p);
     calls(s, p);
     footprint = sizeof(*this) + steps_.size() * (sizeof(steps_[0]) + sizeof(lines_[0])) + operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) +
-                calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(Target) +
-                results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
+                calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(int64_t) +
+                gifts_.size() * sizeof(Gift) + results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
     // What the device shares between plans is not counted.
   }
 
@@ -102,10 +97,10 @@ class Flat final : public Program {
     base[kConstants] = constants_ ? constants_->data : nullptr;
     for (uint32_t i = 0; i < n_inputs_; ++i) base[kInputs + i] = inputs[i].data();
     Block<Located, 8> made(targets_.size());
+    for (const Gift& gift : gifts_)  // who has taken it holds it
+      if (!made[gift.output].buffer && inputs[gift.input].buffer.donatable()) made[gift.output] = inputs[gift.input];
     for (size_t t = 0; t < targets_.size(); ++t) {
-      const Target& to = targets_[t];
-      if (to.donor >= 0 && inputs[size_t(to.donor)].buffer.donatable()) made[t] = inputs[size_t(to.donor)];
-      else made[t].buffer = allocate(device_, size_t(to.bytes));
+      if (!made[t].buffer) made[t].buffer = allocate(device_, size_t(targets_[t]));
       base[kInputs + n_inputs_ + t] = made[t].data();
     }
     for (const Number& n : numbers_) store(scalars[n.index], n.dtype, base[kArena] + n.offset);
@@ -158,7 +153,8 @@ class Flat final : public Program {
   std::vector<Operand> operands_;
   std::vector<Move> moves_;
   std::vector<Number> numbers_;
-  std::vector<Target> targets_;
+  std::vector<int64_t> targets_;  // bytes of the buffers that are made for results
+  std::vector<Gift> gifts_;       // as in Placement, but to targets
   std::vector<Result> results_;
   BufferRef constants_;
   std::vector<std::shared_ptr<const Step>> steps_;
@@ -192,11 +188,12 @@ class Flat final : public Program {
       uint32_t& t = target_of_[at.index];
       if (t == kFixed) {
         t = uint32_t(targets_.size());
-        targets_.push_back({g.values[v].bytes(), at.donor});
+        targets_.push_back(g.values[v].bytes());
         output_bytes += g.values[v].bytes();
       }
       results_.push_back({false, t});
     }
+    for (const Gift& gift : p.gifts) gifts_.push_back({target_of_[gift.output], gift.input});
   }
 
   void operand(const Schedule& s, const Placement& p, uint32_t v) {

@@ -51,11 +51,13 @@ struct Place {
   enum What : uint8_t { None, Input, ScalarSlot, Constant, Arena, Output } what = None;
   uint32_t index = 0;   // which input / scalar / constant / output
   int64_t offset = 0;   // bytes (Arena, ScalarSlot, Constant)
-  int32_t donor = -1;   // Output: an input whose buffer it takes over when nobody else holds it
 };
+// An input that an output may take over. When it runs, an output takes the first that nobody else holds.
+struct Gift { uint32_t output, input; };
 struct Placement {
   List<Place> places;     // per value; views have none (see their root)
   List<int64_t> scratch;  // per kernel: where in the arena its scratch lies (0 if it needs none)
+  List<Gift> gifts;       // in the order in which the outputs are written
   int64_t arena_bytes = 0;
   int64_t live_bytes = 0;     // the most that is alive at once by liveness: the floor for arena_bytes
   std::string text(const Schedule&) const;

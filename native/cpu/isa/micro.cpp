@@ -32,6 +32,14 @@ inline __attribute__((always_inline)) auto lane_list(const Lane<T>* p) {
 constexpr int kAhead = 12;
 constexpr int64_t kKept = 256;  // most rows of B that are kept
 
+// Part `part` of `parts` of what comes next.
+template <class T>
+inline __attribute__((always_inline)) void fetch_next(const Panel<T>& p, int64_t part, int64_t parts) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t r = p.next_runs * part / parts; r < p.next_runs * (part + 1) / parts; ++r)
+    for (int64_t j = 0; j < p.next_n; j += line) __builtin_prefetch(p.next + r * p.next_stride + j, 0, 2);
+}
+
 // R rows of A are reached from every third one, R / 3 pointers and one stride: they fit the integer registers.
 template <class T, int R, int NV, bool Keep>
 void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p, int64_t row,
@@ -46,36 +54,50 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   const T* q[kThirds];
   for (int i = 0; i < kThirds; ++i) q[i] = a + 3 * i * rsa;
   const T *b0 = p.b[0], *b1 = p.b[1];
-  if (k >= 64)  // the rows of c are far apart: on their way while the sums are made
-    for (int i = 0; i < R; ++i)
+  // The rows of C, far apart, are on their way while the sums are made, and so is what comes next: in four portions, for
+  // a core waits when it has asked for more than some 16 lines. 12800x256x1024 ran at 139 GFLOP/s when all were asked
+  // for at once, at 147 in four portions, at 144 in one for each row.
+  constexpr int kPortions = 4;
+  const int64_t portion = k >= 64 && p.next_runs ? (k + kPortions - 1) / kPortions : k;
+  auto fetch_c = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
+    for (int64_t i = from; i < to; ++i)
       for (int v = 0; v < NV; ++v) __builtin_prefetch(p.c[v] + (row + i) * ldc, 1);
+  };
+  if (k >= 64 && portion == k) fetch_c(0, R);
   [[maybe_unused]] const int64_t pitch = Keep && k > 1 ? off[1] - off[0] : 0;
   [[maybe_unused]] T* keep = p.keep;
-  for (int64_t s = 0; s < k; ++s) {
-    V b[NV];
-    if constexpr (Keep) {
+  for (int64_t s = 0, end = 0, part = 0; s < k; ++part) {
+    end = end + portion < k ? end + portion : k;
+    if (portion < k) {
+      fetch_c(R * part / kPortions, R * (part + 1) / kPortions);
+      fetch_next(p, part, kPortions);
+    }
+    for (; s < end; ++s) {
+      V b[NV];
+      if constexpr (Keep) {
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) {
-        const T* from = v ? b1 : b0;
-        b[v] = load(from);
-        __builtin_prefetch(from + kAhead * pitch);
-        *reinterpret_cast<V*>(keep + v * Vec<T>::lanes) = b[v];
+        for (int v = 0; v < NV; ++v) {
+          const T* from = v ? b1 : b0;
+          b[v] = load(from);
+          __builtin_prefetch(from + kAhead * pitch);
+          *reinterpret_cast<V*>(keep + v * Vec<T>::lanes) = b[v];
+        }
+        b0 += pitch;
+        b1 += pitch;
+        keep += 2 * Vec<T>::lanes;
+      } else {
+        b[0] = load(b0 + off[s]);
+        if constexpr (NV > 1) b[1] = load(b1 + off[s]);
       }
-      b0 += pitch;
-      b1 += pitch;
-      keep += 2 * Vec<T>::lanes;
-    } else {
-      b[0] = load(b0 + off[s]);
-      if constexpr (NV > 1) b[1] = load(b1 + off[s]);
-    }
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      T x = q[i / 3][(i % 3) * rsa];
+      for (int i = 0; i < R; ++i) {
+        T x = q[i / 3][(i % 3) * rsa];
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) sum[i][v] += x * b[v];
-    }
+        for (int v = 0; v < NV; ++v) sum[i][v] += x * b[v];
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < kThirds; ++i) q[i] += csa;
+      for (int i = 0; i < kThirds; ++i) q[i] += csa;
+    }
   }
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) {
@@ -111,23 +133,16 @@ struct MakeBlocks : MakeBlocks<T, NV, Keep, N - 1, N - 1, R...> {};
 template <class T, int NV, bool Keep, int... R>
 struct MakeBlocks<T, NV, Keep, 0, R...> : Blocks<T, NV, Keep, R...> {};
 
-// Part `part` of `parts` of what comes next.
-template <class T>
-inline void fetch(const Panel<T>& p, int64_t part, int64_t parts) {
-  constexpr int64_t line = 64 / sizeof(T);
-  for (int64_t r = p.next_runs * part / parts; r < p.next_runs * (part + 1) / parts; ++r)
-    for (int64_t j = 0; j < p.next_n; j += line) __builtin_prefetch(p.next + r * p.next_stride + j, 0, 2);
-}
-
 template <class T, int NV>
-void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, const Panel<T>& p,
-          int64_t ldc, bool add) {
-  const int64_t blocks = (m + kRows - 1) / kRows;
+void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, Panel<T> p, int64_t ldc,
+          bool add) {
+  const int64_t blocks = (m + kRows - 1) / kRows, runs = p.next_runs;
   for (int64_t b = 0, i = 0; b < blocks; ++b) {
     const int64_t r = (m - i + blocks - b - 1) / (blocks - b);
-    if (p.next_runs) fetch(p, b, blocks);
+    p.next_runs = runs * (b + 1) / blocks - runs * b / blocks;
     MakeBlocks<T, NV, false, kRows>::table[r - 1](k, p.a_block ? a + b * p.a_block : a + i * rsa, rsa, csa, off, p, i,
                                                   ldc, add);
+    p.next += p.next_runs * p.next_stride;
     i += r;
   }
 }
@@ -136,8 +151,9 @@ void rows(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int6
 template <class T, int NV>
 void rows_keeping(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, Panel<T> p,
                   int64_t ldc, bool add) {
-  const int64_t blocks = (m + kRows - 1) / kRows, r = (m + blocks - 1) / blocks;
+  const int64_t blocks = (m + kRows - 1) / kRows, r = (m + blocks - 1) / blocks, runs = std::exchange(p.next_runs, 0);
   MakeBlocks<T, NV, true, kRows>::table[r - 1](k, a, rsa, csa, off, p, 0, ldc, add);
+  p.next_runs = runs;
   int64_t kept[kKept];
   for (int64_t s = 0; s < k; ++s) kept[s] = 2 * Vec<T>::lanes * s;
   p.b[0] = p.keep;
@@ -242,7 +258,9 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
   if (j == n) return;
   typename Vec<T>::type sum[4] = {};  // rows p, p + 4, ... in one: four hide the latency of the additions
   for (int64_t p = 0; p < k; p += 4)
-    for (int64_t q = p; q < (p + 4 < k ? p + 4 : k); ++q) sum[q - p] += x[q * xs] * load_part(b + q * ldb + j, n - j);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+      if (p + q < k) sum[q] += x[(p + q) * xs] * load_part(b + (p + q) * ldb + j, n - j);
   sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
   store_part(c + j, add ? load_part(c + j, n - j) + sum[0] : sum[0], n - j);
 }
@@ -267,8 +285,9 @@ inline __attribute__((always_inline)) void fold_all(V* sum) {
   }
 }
 
-// R x N sums, all in registers, beside those rows and columns of which there are fewer.
-template <class T, int R, int N>
+// R x N sums, all in registers; Whole: there are as many rows. Rows of A are reached as in `block`; when they were R pointers,
+// GCC 12 made vectors of them and took these apart again: 506x13x1 took 2.7 us.
+template <class T, int R, int N, bool Whole>
 void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                 int64_t csc, bool add) {
   using V = typename Vec<T>::type;
@@ -276,13 +295,15 @@ void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, in
   V sum[kSums];
 #pragma GCC unroll 32
   for (int i = 0; i < kSums; ++i) sum[i] = V{};
-  const T* x[R];
-  for (int i = 0; i < R; ++i) x[i] = a + (i < rows ? i : rows - 1) * lda;
+  constexpr int kEach = Whole ? 3 : 1, kPointers = (R + kEach - 1) / kEach;  // rows to a pointer
+  const T* x[kPointers];
+  for (int i = 0; i < kPointers; ++i) x[i] = a + (Whole || i < rows ? kEach * i : rows - 1) * lda;
+  auto row = [&](int i) __attribute__((always_inline)) { return x[i / kEach] + i % kEach * lda; };
   auto step = [&](auto&& get, int64_t p) __attribute__((always_inline)) {
     if constexpr (R < N) {
       V v[R];
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) v[i] = get(x[i] + p);
+      for (int i = 0; i < R; ++i) v[i] = get(row(i));
 #pragma GCC unroll 16
       for (int j = 0; j < N; ++j) {
         V y = get(b + j * ldb + p);
@@ -295,14 +316,18 @@ void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, in
       for (int j = 0; j < N; ++j) y[j] = get(b + j * ldb + p);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        V v = get(x[i] + p);
+        V v = get(row(i));
 #pragma GCC unroll 4
         for (int j = 0; j < N; ++j) sum[i * N + j] += v * y[j];
       }
     }
   };
+  auto advance = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kPointers; ++i) x[i] += L;
+  };
   int64_t p = 0;
-  for (; p + L <= k; p += L) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
+  for (; p + L <= k; p += L, advance()) step([](const T* q) __attribute__((always_inline)) { return load(q); }, p);
   if (p < k) step([&](const T* q) __attribute__((always_inline)) { return load_part(q, k - p); }, p);
   fold_all<T, 1, kSums>(sum);
   if (N == 1 && rsc == 1) {
@@ -326,10 +351,10 @@ using Dots = void (*)(int64_t, int64_t, const T*, int64_t, const T*, int64_t, T*
 template <class T>
 struct DotsOf {
   int rows, columns;
-  Dots<T> run;
+  Dots<T> whole, part;
 };
 template <class T, int R, int N>
-constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N>}; }
+constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N, true>, dots_block<T, R, N, false>}; }
 
 // With 32 registers up to 12 columns go through the rows of a together: for 100x784x10 in columns of 4, 4 and 2 a was read
 // three times from L2, which took 15 us instead of 10.
@@ -356,8 +381,10 @@ void dots(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, 
     const int64_t rows = m - i < kNear ? m - i : kNear;
     for (int64_t j = 0; j < n;) {
       const DotsOf<T> block = dots_for<T>(n - j);
-      for (int64_t r = 0; r < rows; r += block.rows)
-        block.run(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc, csc, add);
+      for (int64_t r = 0; r < rows; r += block.rows) {
+        const Dots<T> run = rows - r >= block.rows ? block.whole : block.part;
+        run(rows - r, k, a + (i + r) * lda, lda, b + j * ldb, ldb, c + (i + r) * rsc + j * csc, rsc, csc, add);
+      }
       j += block.columns;
     }
   }
