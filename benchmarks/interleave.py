@@ -170,7 +170,8 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
             print(f"{f}: not installed")
     for threads in map(int, args.threads.split(",")):
         units = f"microseconds ({unit})" if work else "milliseconds (times ours)"
-        print(f"{threads} thread{'s' * (threads > 1)}; {units}, {'least' if args.least else 'medians'} of {args.repeats} turns")
+        what = "least" if args.least else "medians"
+        print(f"{threads} thread{'s' * (threads > 1)}; {units}, {what} of {args.repeats} turns")
         workers = {f: Worker(file, f, threads) for f in here}
         for case in cases:
             name = label(case)

@@ -10,8 +10,10 @@ namespace {
 // rows of packed weights. The tiles of results that lie side by side, those of all phases, are turned together. No
 // lanes are lost to the borders of rows, and no load of a vector crosses two cache lines: of a core's 179 GFLOP/s the
 // loops reach 170 to 175 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
-// 145. What is lost beside them: padding the image 1 to 9 % of the loops' time (with strides of 2 16 %), turning 2 to 3
-// %, packing weights of 512 x 512 x 9 5 %.
+// 145; beside busy neighbours 150 to 160. What is lost beside them: padding the image 1 to 4 % of the loops' time (with
+// strides of 2 11 %), turning and writing 2 to 5 %. The image that is padded next is fetched while this one is
+// multiplied, the weights 64 rows ahead, for those of 256 channels and more come from beyond L2: 256x14x14 took 12.5
+// ms, so 12.0. Weights in blocks that stay in L1 for 112 results, sums read and written for each, gained nothing.
 template <class T>
 class ConvChannels final : public Step {
  public:
@@ -213,7 +215,8 @@ class ConvChannels final : public Step {
   // All images are padded first, then tasks are sets of images and parts of the panels of weights, packed by each.
   void run_joined(const T* x, const T* w, T* y, char* scratch, bool around) const {
     const int64_t width = 2 * micro_of<T>().lanes, panels = (made_ + width - 1) / width, n = g_.images;
-    const int64_t read_size = read_ * (back_ ? g_.y_plane() : g_.x_plane()), made_size = made_ * to_[0] * to_[1] * to_[2];
+    const int64_t read_size = read_ * (back_ ? g_.y_plane() : g_.x_plane());
+    const int64_t made_size = made_ * to_[0] * to_[1] * to_[2];
     const auto bytes = int64_t(source_.bytes(read_));
     std::vector<const T*> from(static_cast<size_t>(n));
     parallel(n, double(n * read_ * source_.channel) * kCopyNs<T>, [&](int64_t i) {
@@ -227,8 +230,8 @@ class ConvChannels final : public Step {
       for (int64_t panel = panels * part / parts_; panel < panels * (part + 1) / parts_; ++panel) {
         pack(w, 0, panel, packed);
         for (int64_t i = first; i < std::min(n, first + joined_); ++i)
-          multiply(0, from[size_t(i)], packed - panel * width * patch_, y + i * made_size, panel * width, std::min(made_, (panel + 1) * width),
-                   turned, {}, around);
+          multiply(0, from[size_t(i)], packed - panel * width * patch_, y + i * made_size, panel * width,
+                   std::min(made_, (panel + 1) * width), turned, {}, around);
       }
       if (around) micro_of<T>().settle();
     });

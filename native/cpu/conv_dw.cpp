@@ -173,7 +173,8 @@ class ConvDwPoint final : public Step {
   // The copy of an image, if there is one, keeps what results meet alone.
   static bool fits(const Geometry& g) {
     const int64_t width = 2 * micro_of<T>().lanes, narrow = std::min(g.in_channels, g.out_channels);
-    if (g.window() != 1 || g.images <= 0 || g.groups <= 0 || g.y_plane() < micro_of<T>().lanes || narrow < 4) return false;
+    if (g.window() != 1 || g.images <= 0 || g.groups <= 0 || g.y_plane() < micro_of<T>().lanes || narrow < 4)
+      return false;
     const Source<T> source(axes(g), true, 0);
     return source.channel == g.y_plane() && round_up(narrow, width) * 3 <= narrow * 4;
   }
@@ -233,8 +234,8 @@ class ConvDwPoint final : public Step {
           turn(b + i * g_.groups * narrow_ * plane, q, n, turned + i * b_image, apart);
       }
       for (int64_t j = 0; j < narrow_; j += width) {
-        Sums<T> t{rows, n, images, a + i0 * plane + q, plane, a_image, panels + j * apart, b_image, sums + j, pitch_, add,
-                  nullptr, plane, rows};
+        Sums<T> t{rows, n, images, a + i0 * plane + q, plane, a_image, panels + j * apart, b_image, sums + j, pitch_,
+                  add, nullptr, plane, rows};
         // The next block of the wider side, or the next rows; then the next block of the narrower.
         t.next = more ? t.a + n : t.a + std::min<int64_t>(rows - 1, micro.rows) * plane;
         if (more && j > 0 && !turned_first_) t.next = b + q + n, t.next_rows = narrow_;

@@ -1,4 +1,4 @@
-// Convolutions with a window of 1: products, the image thinned first where there are strides.
+// Convolutions with a window of 1: panels of positions, or products of whole images.
 #include "cpu/conv_source.h"
 #include "cpu/gemm.h"
 
