@@ -59,8 +59,8 @@ struct Tile {
 };
 
 // c[i * ldc + j] = sum over p < k of a(i, p) * b[p * ldb + j], i < m, j < n; n is at most two vectors. A is packed in
-// blocks of about equal height, at most Micro::rows: a(i, p) of block b is a[(b * k + p) * rows + i - i0], i0 the block's
-// first.
+// blocks of about equal height, at most Micro::rows: a(i, p) of block b, whose first row is i0, is
+// a[(b * k + p) * rows + i - i0].
 template <class T>
 struct Point {
   int64_t m, k;
