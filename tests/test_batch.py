@@ -209,3 +209,46 @@ def test_thread_counts_give_the_same_bits():
     finally:
         knet.config.threads = before
     assert all(s == seen[0] for s in seen)
+
+
+@pytest.mark.parametrize("rows, features", [(3, 5), (9, 6), (12, 4000)])  # of 4000: slices of 32 kB are not kept for it
+def test_slices_that_are_added_up(rows, features):
+    """Rows of a table, some of them twice, at places that are data or, in a table that is computed, structure."""
+    rng = np.random.default_rng(rows)
+    w = weights(rng, (20, features), (features, 6))
+    at = [int(i) for i in rng.integers(0, 20, rows)] + [3, 3]
+
+    def loss(w, given):
+        table = w[0] if given else w[0] * 2
+        return sum((knet.tanh(table[i] @ w[1]) * (k + 1)).sum() for k, i in enumerate(at))
+
+    for given in (True, False):
+        check(lambda w: loss(w, given), w)
+        text = knet.explain(grad(lambda w: loss(w, given)), w).text("batched")
+        assert (f"{len(at)} slices (1, {features}) added up as one" in text) == (features < 1000)
+
+
+def test_stacks_of_numbers():
+    rng = np.random.default_rng(0)
+    w = weights(rng, (5, 5), (5,))
+    xs = [knet.array(rng.standard_normal(5)) for _ in range(6)]
+
+    def loss(w):
+        numbers = [knet.tanh(w[0] @ x + w[1]).sum() for x in xs]
+        return sum(knet.tanh(a * b) for a, b in zip(numbers, numbers[1:])) + numbers[2]
+
+    check(loss, w)
+
+
+def test_views_of_stacks():
+    """Members of stacks that were turned, one by one and several at a time."""
+    rng = np.random.default_rng(0)
+    w = weights(rng, (5, 5), (6, 5))
+    xs = [knet.array(rng.standard_normal((5, 6))) for _ in range(6)]
+
+    def loss(w):
+        ys = [(w[0] @ x).T for x in xs]
+        zs = [knet.tanh(y * w[1]) for y in ys]
+        return sum((z.T @ z).sum() for z in zs[1:4]) + (zs[4].T * ys[0].T).sum() + knet.concatenate(ys[2:5]).sum(axis=0)[1]
+
+    check(loss, w)

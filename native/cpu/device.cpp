@@ -45,9 +45,10 @@ class Steps {
 };
 
 void append(Steps::Key& key, const Layout& l) {
-  key.push_back(int64_t(l.dtype) | int64_t(l.shape.rank) << 8);
+  const bool contiguous = l.is_contiguous();
+  key.push_back(int64_t(l.dtype) | int64_t(l.shape.rank) << 8 | int64_t(contiguous) << 16);
   for (int64_t d : l.shape) key.push_back(d);
-  for (int i = 0; i < l.shape.rank; ++i) key.push_back(l.stride[i]);
+  for (int i = 0; i < l.shape.rank && !contiguous; ++i) key.push_back(l.stride[i]);
 }
 
 const Steps::Key& key_of(const TileProgram& p) {

@@ -1,4 +1,5 @@
-// slice_update and slice_add: a region of x, at starts that are data, replaced by v or added to.
+// slice_update and slice_add: a region of x, at starts that are data, replaced by v or added to. The planner may have
+// joined several slice_adds along one axis: (x, v, start, v, start, ...).
 #include "copy.h"
 #include "registry.h"
 
@@ -19,40 +20,52 @@ class SliceStep : public Step {
       stride_.push(out.stride[axes[k]] * int64_t(itemsize(out.dtype)));
       to[axes[k]] *= steps[k];
     }
-    move_ = StridedMove(out.dtype, region_, to, in[1].stride,
-                        op == Op::slice_add ? StridedMove::Add : StridedMove::Copy);
-    cost_ns = move_.cost_ns() + 0.1 * double(bytes_);
+    const auto what = op == Op::slice_add ? StridedMove::Add : StridedMove::Copy;
+    cost_ns = 0.1 * double(bytes_);
+    for (size_t i = 1; i < in.size(); i += 1 + axes.size()) {
+      moves_.emplace_back(out.dtype, region_, to, in[i].stride, what);
+      cost_ns += moves_.back().cost_ns();
+    }
   }
 
   void run(char* const* out, const char* const* in, char*) const override {
+    const size_t each = size_t(1 + axis_.rank);
+    // Nothing is written if one is out of range.
+    for (size_t i = 0; i < moves_.size(); ++i) offset_of(in + 2 + i * each);
+    if (out[0] != in[0]) copy_bytes(out[0], in[0], bytes_);
+    for (size_t i = 0; i < moves_.size() && region_.size() > 0; ++i)
+      moves_[i].run(out[0] + offset_of(in + 2 + i * each), in[1 + i * each]);
+  }
+  bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
+  std::string text() const override { return moves_[0].text(); }
+
+ private:
+  Op op_;
+  Shape shape_, region_, axis_, step_, stride_;  // per sliced axis: which, its step, bytes between its elements
+  int64_t bytes_;
+  std::vector<StridedMove> moves_;
+
+  // Bytes from the beginning of the result to a region.
+  int64_t offset_of(const char* const* starts) const {
     int64_t offset = 0;
     for (int k = 0; k < axis_.rank; ++k) {
-      int axis = int(axis_[k]);
-      int64_t start = *reinterpret_cast<const int64_t*>(in[2 + k]), n = region_[axis], extent = shape_[axis];
-      int64_t end = start + (n - 1) * step_[k];
+      const int axis = int(axis_[k]);
+      const int64_t start = *reinterpret_cast<const int64_t*>(starts[k]), n = region_[axis], extent = shape_[axis];
+      const int64_t end = start + (n - 1) * step_[k];
       if (n > 0 && (start < 0 || start >= extent || end < 0 || end >= extent))
         throw Error(Error::Index, "[" + std::string(info(op_).name) + "] elements " + std::to_string(start) + " to " +
                                       std::to_string(end) + " are out of range for axis " + std::to_string(axis) +
                                       " of shape " + str(shape_) + ". Check the start of the slice.");
       offset += start * stride_[k];
     }
-    if (out[0] != in[0]) copy_bytes(out[0], in[0], bytes_);
-    if (region_.size() > 0) move_.run(out[0] + offset, in[1]);
+    return offset;
   }
-  bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
-  std::string text() const override { return move_.text(); }
-
- private:
-  Op op_;
-  Shape shape_, region_, axis_, step_, stride_;  // per sliced axis: which, its step, bytes between its elements
-  int64_t bytes_;
-  StridedMove move_;
 };
 
 Register slices({Op::slice_update, Op::slice_add},
                 [](Op op, std::span<const Layout> out, std::span<const Layout> in, std::span<const int64_t> attrs)
                     -> std::unique_ptr<Step> { return std::make_unique<SliceStep>(op, out[0], in, attrs); },
-                [](Op, int i, const Layout& x, uint32_t) { return i == 1 || x.is_contiguous(); });
+                [](Op, int i, const Layout& x, uint32_t) { return i % 2 == 1 || x.is_contiguous(); });
 
 }  // namespace
 }  // namespace knet::cpu

@@ -97,11 +97,12 @@ void Batcher::prepare() {
     }
   find_sums();
   find_scatters();
-  // A chain of additions is one step.
+  // A chain of additions is one step; of slices, which have an order, it is as long as it is.
   height_.assign(n_nodes, 0);
-  for (size_t i = n_nodes; i-- > 0;)
-    for (uint32_t v : g_.in(g_.nodes[i]))
-      height_[g_.maker[v]] = std::max(height_[g_.maker[v]], height_[i] + !absorbed_[i]);
+  for (size_t i = n_nodes; i-- > 0;) {
+    const uint32_t from = height_[i] + (!absorbed_[i] || g_.nodes[i].op == Op::slice_add);
+    for (uint32_t v : g_.in(g_.nodes[i])) height_[g_.maker[v]] = std::max(height_[g_.maker[v]], from);
+  }
   out_.reserve(g_, 1.3);
 }
 

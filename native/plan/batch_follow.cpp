@@ -96,7 +96,7 @@ bool Batcher::wanted(size_t s) const {
 
 // Is it read as part of a sum of products or of columns, which wants a stack?
 bool Batcher::in_sum(uint32_t i) const {
-  if (absorbed_[i]) return g_.nodes[i].op != Op::add;
+  if (absorbed_[i]) return g_.nodes[i].op != Op::add && g_.nodes[i].op != Op::slice_add;
   const auto& n = g_.nodes[i];
   if (n.op != Op::transpose && n.op != Op::reshape) return false;
   return std::ranges::all_of(uses(n.out), [&](Use u) { return in_sum(u.node); });

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "plan/batcher.h"
+#include "plan/views.h"
 
 namespace knet {
 
@@ -13,10 +14,30 @@ Shape stacked_shape(size_t count, const Shape& s) {
   return r;
 }
 
-// The view of v that was made last, for it is often asked for again.
-uint32_t& last(Values& views, uint32_t v) {
-  if (v >= views.size()) views.resize(v + 1 + v / 2, kNone);
-  return views[v];
+// So many members one below the other, along the first axis of each.
+Shape piled_shape(int64_t count, const Shape& s) {
+  Shape r = s;
+  if (r.rank == 0) r.push(1);
+  r[0] *= count;
+  return r;
+}
+
+// The attributes of an operation on members, for one on stacks that makes this shape: axes are counted from 1 on.
+void shift_axes(Op op, const Shape& all, List<int64_t>& attrs) {
+  switch (op) {
+    case Op::broadcast_to:
+      attrs.assign(1, all.rank);
+      attrs.insert(attrs.end(), all.begin(), all.end());
+      break;
+    case Op::transpose:
+      for (size_t k = 1; k < attrs.size(); ++k) ++attrs[k];
+      attrs.insert(attrs.begin() + 1, 0);
+      ++attrs[0];
+      break;
+    case Op::take_along_axis: ++attrs[0]; break;
+    default:  // reductions: the number of axes, the axes, keepdims
+      for (int64_t k = 0; k < attrs[0]; ++k) ++attrs[size_t(k) + 1];
+  }
 }
 
 }  // namespace
@@ -29,29 +50,33 @@ uint32_t Batcher::number(int64_t i) {
   return v;
 }
 
+// A node like this one, if there is one; else a new one.
+uint32_t Batcher::shared(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, const Spec& to,
+                         int32_t line) {
+  const uint64_t h = Known::hash(op, in, attrs);
+  uint32_t v = known_.find(h, op, in, attrs);
+  if (v == kNone) {
+    v = out_.add(op, in, attrs, {&to, 1}, line);
+    known_.add(h, out_.maker[v]);
+  }
+  return v;
+}
+
 uint32_t Batcher::reshape(uint32_t v, const Shape& s, int32_t line) {
   if (out_.made(v).op == Op::reshape) v = out_.in(out_.made(v))[0];
   if (out_.values[v].shape == s) return v;
-  uint32_t& known = last(reshaped_, v);
-  if (known == kNone || !(out_.values[known].shape == s)) {
-    Spec to = out_.values[v];
-    to.shape = s;
-    known = out_.add(Op::reshape, {&v, 1}, ShapeWords(s), {&to, 1}, line);
-  }
-  return known;
+  Spec to = out_.values[v];
+  to.shape = s;
+  return shared(Op::reshape, {&v, 1}, ShapeWords(s), to, line);
 }
 
 uint32_t Batcher::transpose(uint32_t v, int32_t line) {
   const auto& made = out_.made(v);
   if (made.op == Op::transpose && out_.attr(made)[0] == 2) return out_.in(made)[0];  // one that moves nothing is no node
-  uint32_t& known = last(transposed_, v);
-  if (known == kNone) {
-    Spec to = out_.values[v];
-    std::swap(to.shape[0], to.shape[1]);
-    const int64_t attrs[] = {2, 1, 0};
-    known = out_.add(Op::transpose, {&v, 1}, attrs, {&to, 1}, line);
-  }
-  return known;
+  Spec to = out_.values[v];
+  std::swap(to.shape[0], to.shape[1]);
+  const int64_t attrs[] = {2, 1, 0};
+  return shared(Op::transpose, {&v, 1}, attrs, to, line);
 }
 
 // Rows from .. from + count - 1.
@@ -61,7 +86,7 @@ uint32_t Batcher::rows(uint32_t v, int64_t from, int64_t count, int32_t line) {
   to.shape[0] = count;
   const uint32_t in[] = {v, number(from)};
   const int64_t attrs[] = {1, 0, 1, count, 1, 1};
-  return out_.add(Op::slice, in, attrs, {&to, 1}, line);
+  return shared(Op::slice, in, attrs, to, line);
 }
 
 // The value of out_ for a value of g_ that is available.
@@ -69,8 +94,7 @@ uint32_t Batcher::value(uint32_t v) {
   if (map_[v] == kNone && seat_[v].stack == kNone) demand(g_.maker[v]);
   if (map_[v] == kNone) {
     const int32_t line = g_.made(v).line;
-    const uint32_t row = rows(seen_as(seat_[v].stack, spec(v).shape, line), seat_[v].at, 1, line);
-    map_[v] = reshape(row, spec(v).shape, line);
+    map_[v] = reshape(members(seat_[v], 1, spec(v).shape, line), spec(v).shape, line);
   }
   return map_[v];
 }
@@ -99,7 +123,8 @@ void Batcher::demand(uint32_t node) {
         else for (uint32_t v : g_.in(g_.made(t.value))) need(v);
     } else if (const Values* chain = scatters_at(i)) {
       need(g_.in(g_.nodes[chain->front()])[0]);
-      for (uint32_t k : *chain) need(g_.in(g_.nodes[k])[1]), need(g_.in(g_.nodes[k])[2]);
+      for (uint32_t k : *chain)
+        for (uint32_t v : g_.in(g_.nodes[k]).subspan(1)) need(v);
     } else {
       for (uint32_t v : g_.in(g_.nodes[i])) need(v);
     }
@@ -119,6 +144,10 @@ void Batcher::emit(uint32_t i) {
   Values many(n.n_in > kMostOperands ? n.n_in : 0);
   const std::span in(many.empty() ? few : many.data(), n.n_in);
   for (uint32_t j = 0; j < n.n_in; ++j) in[j] = value(g_.in(n)[j]);
+  if (n.op == Op::reshape) {
+    map_[n.out] = reshape(in[0], spec(n.out).shape, n.line);
+    return;
+  }
   const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
   for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
 }
@@ -148,15 +177,12 @@ bool Batcher::in_order(const Values& vs) const {
   return true;
 }
 
-// The values as one of shape (count, *shape), copied together if they are not.
+// The values one after the other, under some shape; copied together if they do not lie so.
 uint32_t Batcher::stacked(const Values& vs) {
-  const Shape shape = spec(vs[0]).shape, want = stacked_shape(vs.size(), shape);
+  const Shape shape = spec(vs[0]).shape;
   const int32_t line = g_.made(vs[0]).line;
-  if (in_order(vs)) {
-    const Seat first = seat_[vs[0]];
-    return rows(seen_as(first.stack, shape, line), first.at, int64_t(vs.size()), line);
-  }
-  // Pieces: runs of neighbours in a stack, and single values, joined along a new first axis.
+  if (in_order(vs)) return members(seat_[vs[0]], int64_t(vs.size()), shape, line);
+  // Pieces: runs of neighbours in a stack, and single values, joined along their first axis.
   Values pieces;
   pieces.reserve(vs.size());
   for (size_t i = 0; i < vs.size();) {
@@ -165,26 +191,37 @@ uint32_t Batcher::stacked(const Values& vs) {
     while (first.stack != kNone && end < vs.size() && seat_[vs[end]].stack == first.stack &&
            seat_[vs[end]].at == first.at + (end - i))
       ++end;
-    if (first.stack != kNone && (end - i > 1 || map_[vs[i]] == kNone))
-      pieces.push_back(rows(seen_as(first.stack, shape, line), first.at, int64_t(end - i), line));
-    else
-      pieces.push_back(reshape(value(vs[i]), stacked_shape(1, shape), line));
+    const int64_t count = int64_t(end - i);
+    const bool seated = first.stack != kNone && (count > 1 || map_[vs[i]] == kNone);
+    pieces.push_back(reshape(seated ? members(first, count, shape, line) : value(vs[i]), piled_shape(count, shape), line));
     i = end;
   }
   const int64_t axis[] = {0};
   Spec joined = spec(vs[0]);
-  joined.shape = want;
-  const uint32_t c = out_.add(Op::concatenate, pieces, axis, {&joined, 1}, line);
-  take_seats(vs, c, false);
+  joined.shape = piled_shape(int64_t(vs.size()), shape);
+  const size_t n_nodes = out_.nodes.size();
+  const uint32_t c = shared(Op::concatenate, pieces, axis, joined, line);
+  if (out_.nodes.size() > n_nodes) take_seats(vs, c, false);
   return c;
 }
 
-// A stack whose members are seen under another shape.
-uint32_t Batcher::seen_as(uint32_t stack, const Shape& member, int32_t line) {
-  Stack& s = stacks_[stack];
-  const Shape want = stacked_shape(s.count, member);
-  if (s.seen == kNone || !(out_.values[s.seen].shape == want)) s.seen = reshape(s.value, want, line);
-  return s.seen;
+// The same as (count, *shape of a member).
+uint32_t Batcher::seen_as(uint32_t stack, int64_t count, const Shape& member, int32_t line) {
+  return reshape(stack, stacked_shape(count, member), line);
+}
+
+// Neighbours in a stack: all of it, or (count * d0, d1, ...), one below the other along their first axis, so that a
+// single one is the member itself.
+uint32_t Batcher::members(Seat first, int64_t count, const Shape& member, int32_t line) {
+  const Stack& s = stacks_[first.stack];
+  if (count == s.count) return s.value;
+  const auto* made = &out_.made(s.value);
+  while (made->op == Op::reshape || made->op == Op::slice) made = &out_.made(out_.in(*made)[0]);
+  if (is_view(made->op))  // its axes may not be joined without a copy
+    return rows(seen_as(s.value, s.count, member, line), first.at, count, line);
+  const int64_t each = member.rank ? member[0] : 1;
+  const uint32_t pile = reshape(s.value, piled_shape(s.count, member), line);
+  return rows(pile, int64_t(first.at) * each, count * each, line);
 }
 
 void Batcher::take_seats(const Values& vs, uint32_t stack, bool first_home) {
@@ -207,7 +244,6 @@ uint32_t Batcher::lifted(const Values& vs, int depth) {
     c = stacked(vs);
   } else {
     take_seats(vs, c, true);
-    c = reshape(c, stacked_shape(vs.size(), spec(vs[0]).shape), g_.made(vs[0]).line);
     for (uint32_t v : vs) done_[g_.maker[v]] = true;
   }
   lifted_.push_back({vs, c, lifted_at_[vs[0]]});
@@ -302,46 +338,24 @@ uint32_t Batcher::together(const Values& nodes, int depth) {
   all.shape = stacked_shape(size_t(count), one.shape);
   List<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
 
-  if (info(n.op).kind == Kind::Elementwise) {
-    for (size_t j = 0; j < n.n_in; ++j) {
-      const Shape& s = spec(in[j][0]).shape;
-      if (same[j] || s.rank == one.shape.rank) continue;
-      Shape wide{count};
-      for (int i = s.rank; i < one.shape.rank; ++i) wide.push(1);
-      for (int64_t d : s) wide.push(d);
-      now[j] = reshape(now[j], wide, n.line);
-    }
+  if (n.op == Op::reshape) return now[0];
+  if (n.op == Op::matmul) return product(n, now, same[1], count, all);
+  if (n.op == Op::gather) {
+    now[1] = reshape(now[1], Shape{count * spec(in[1][0]).shape[0]}, n.line);
+    all.shape = one.shape;
+    all.shape[0] *= count;
     return out_.add(n.op, now, attrs, {&all, 1}, n.line);
   }
-  switch (n.op) {
-    case Op::matmul: return product(n, now, same[1], count, all);
-    case Op::gather: {
-      const int64_t each = spec(in[1][0]).shape[0];
-      now[1] = reshape(now[1], Shape{count * each}, n.line);
-      Spec flat = one;
-      flat.shape[0] *= count;
-      return out_.add(n.op, now, attrs, {&flat, 1}, n.line);
-    }
-    case Op::reshape: return now[0];
-    case Op::broadcast_to: {
-      const Shape& s = spec(in[0][0]).shape;
-      Shape wide{count};
-      for (int i = s.rank; i < one.shape.rank; ++i) wide.push(1);
-      for (int64_t d : s) wide.push(d);
-      now[0] = reshape(now[0], wide, n.line);
-      attrs.assign(1, all.shape.rank);
-      attrs.insert(attrs.end(), all.shape.begin(), all.shape.end());
-      break;
-    }
-    case Op::transpose:
-      for (size_t k = 1; k < attrs.size(); ++k) ++attrs[k];
-      attrs.insert(attrs.begin() + 1, 0);
-      ++attrs[0];
-      break;
-    case Op::take_along_axis: ++attrs[0]; break;
-    default:  // reductions: the number of axes, the axes, keepdims
-      for (int64_t k = 0; k < attrs[0]; ++k) ++attrs[size_t(k) + 1];
+  // Members along a new first axis; those of fewer dimensions than the result get them after it.
+  for (size_t j = 0; j < n.n_in; ++j) {
+    if (same[j]) continue;
+    const Shape& s = spec(in[j][0]).shape;
+    Shape wide{count};
+    for (int i = s.rank; i < one.shape.rank; ++i) wide.push(1);
+    for (int64_t d : s) wide.push(d);
+    now[j] = reshape(now[j], wide, n.line);
   }
+  if (info(n.op).kind != Kind::Elementwise) shift_axes(n.op, all.shape, attrs);
   return out_.add(n.op, now, attrs, {&all, 1}, n.line);
 }
 

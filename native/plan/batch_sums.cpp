@@ -10,9 +10,11 @@ namespace knet {
 // Sums of many terms of one shape, of which the partial sums have no other reader.
 void Batcher::find_sums() {
   Values stack;
+  const auto partial = [&](uint32_t v) { return g_.made(v).op == Op::add && once(v); };
   for (uint32_t i = uint32_t(g_.nodes.size()); i-- > 0;) {
     const auto& n = g_.nodes[i];
     if (n.op != Op::add || absorbed_[i] || !is_float(spec(n.out).dtype)) continue;
+    if (!partial(g_.in(n)[0]) && !partial(g_.in(n)[1])) continue;
     List<Term> terms;
     Values inner;
     uint32_t products = 0, columns = 0;
@@ -64,15 +66,23 @@ bool Batcher::scatters_rows(const Graph::Node& n) const {
          spec(g_.in(n)[2]).shape.rank == 1;
 }
 
+// slice_add(slice_add(x, v, i), w, j), small slices along one axis. (Of large ones each is added as soon as it is there,
+// so that it need not be kept.)
+bool Batcher::adds_slice(const Graph::Node& n) const {
+  return n.op == Op::slice_add && n.n_in == 3 && small(g_.in(n)[1]);
+}
+
 void Batcher::find_scatters() {
   for (uint32_t i = uint32_t(g_.nodes.size()); i-- > 0;) {
-    if (!scatters_rows(g_.nodes[i]) || absorbed_[i]) continue;
+    if (absorbed_[i] || !(scatters_rows(g_.nodes[i]) || adds_slice(g_.nodes[i]))) continue;
     Values chain{i};
     for (;;) {
       const auto& n = g_.nodes[chain.back()];
       const uint32_t x = g_.in(n)[0];
       const auto& m = g_.made(x);
-      if (!once(x) || !scatters_rows(m) || !(spec(g_.in(m)[1]).shape == spec(g_.in(n)[1]).shape)) break;
+      if (!once(x) || m.op != n.op || !(scatters_rows(m) || adds_slice(m))) break;
+      if (!std::ranges::equal(g_.attr(m), g_.attr(n))) break;
+      if (!(spec(g_.in(m)[1]).shape == spec(g_.in(n)[1]).shape)) break;
       chain.push_back(g_.maker[x]);
     }
     if (chain.size() < kManyProducts) continue;
@@ -206,7 +216,7 @@ void Batcher::sum_columns(const Values& list, Plus plus) {
     attrs.insert(attrs.begin() + 1, 0);
     ++attrs[0];
     for (int64_t k = 1; k < attrs[0]; ++k) attrs[size_t(k) + 1] = k;
-    const uint32_t s = stacked(of);
+    const uint32_t s = seen_as(stacked(of), int64_t(of.size()), spec(of[0]).shape, n.line);
     tell_sum(list.size(), "column sums", spec(list[0]).shape);
     return plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, n.line));
   }
@@ -222,9 +232,10 @@ void Batcher::sum_members(Values list, Plus plus) {
   }
   std::ranges::stable_sort(list, {}, [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); });
   const int64_t attrs[] = {1, 0, 0};
-  const uint32_t s = stacked(list);
+  const int32_t line = g_.made(list[0]).line;
+  const uint32_t s = seen_as(stacked(list), int64_t(list.size()), spec(list[0]).shape, line);
   tell_sum(list.size(), "members", spec(list[0]).shape);
-  plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, g_.made(list[0]).line));
+  plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, line));
 }
 
 void Batcher::emit_sum(uint32_t i) {
@@ -264,6 +275,15 @@ void Batcher::emit_scatters(uint32_t i) {
   Values chain = std::move(scatters_[role_[i] - kScatters]);
   const auto& n = g_.nodes[i];
   const uint32_t base = value(g_.in(g_.nodes[chain[0]])[0]);
+  if (n.op == Op::slice_add) {  // one that takes them all, in their order
+    Values in{base};
+    in.reserve(1 + 2 * chain.size());
+    for (uint32_t k : chain)
+      for (uint32_t v : g_.in(g_.nodes[k]).subspan(1)) in.push_back(value(v));
+    tell_sum(chain.size(), "slices", spec(g_.in(n)[1]).shape);
+    map_[n.out] = out_.add(n.op, in, g_.attr(n), {&g_.values[n.out], 1}, n.line);
+    return;
+  }
   std::ranges::stable_sort(chain, {}, [&](uint32_t k) {
     const Seat seat = seat_[g_.in(g_.nodes[k])[1]];
     return std::pair(seat.stack, seat.at);

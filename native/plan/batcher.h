@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "plan/known.h"
 #include "plan/products.h"
 #include "plan/table.h"
 
@@ -40,7 +41,6 @@ class Batcher {
   struct Stack {
     uint32_t value;  // of out_: as many elements as (count, *shape of a member), in this order
     uint32_t count;
-    uint32_t seen = kNone;  // the same under the shape that was asked for last
   };
   struct Term {
     enum What : uint8_t { Product, Columns, Other } what;
@@ -79,7 +79,7 @@ class Batcher {
   List<Values> scatters_;         // each chain, first to last
   List<uint8_t> absorbed_;        // node: computed as part of a sum
   Values summed_in_;              // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
-  Values reshaped_, transposed_;  // value of out_ -> a reshape, the transpose of it; kNone or beyond the end: none yet
+  Known known_{out_, g_.nodes.size() / 2};  // views and stacks in out_, which are often asked for again
   Table numbers_;                 // integer -> constant of out_
   List<Lifted> lifted_;
   Values lifted_at_;              // value of g_ -> the latest of lifted_ that begins with it, or kNone
@@ -119,6 +119,7 @@ class Batcher {
 
   // ---- batch_stacks.cpp: members and stacks, one operation for many
   uint32_t number(int64_t);
+  uint32_t shared(Op, std::span<const uint32_t> in, std::span<const int64_t> attrs, const Spec&, int32_t line);
   uint32_t reshape(uint32_t v, const Shape&, int32_t line);
   uint32_t transpose(uint32_t v, int32_t line);
   uint32_t rows(uint32_t v, int64_t from, int64_t count, int32_t line);
@@ -128,7 +129,8 @@ class Batcher {
   bool same_memory(const Graph::Node&) const;
   bool in_order(const Values&) const;
   uint32_t stacked(const Values&);
-  uint32_t seen_as(uint32_t stack, const Shape& member, int32_t line);
+  uint32_t seen_as(uint32_t stack, int64_t count, const Shape& member, int32_t line);
+  uint32_t members(Seat first, int64_t count, const Shape& member, int32_t line);
   void take_seats(const Values&, uint32_t stack, bool first_home);
   uint32_t lifted(const Values&, int depth = 0);
   Values fresh_makers(const Values&) const;
@@ -150,6 +152,7 @@ class Batcher {
   void find_sums();
   bool sums_columns(const Graph::Node&) const;
   bool scatters_rows(const Graph::Node&) const;
+  bool adds_slice(const Graph::Node&) const;
   void find_scatters();
   void stack_for_sum(const Values&);
   void emit_sum(uint32_t node);

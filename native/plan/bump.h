@@ -16,10 +16,7 @@ namespace knet {
 
 class Blocks {
  public:
-  static Blocks& here() {
-    static thread_local Blocks blocks;
-    return blocks;
-  }
+  static Blocks& here() { return *now(); }
   void* take(size_t bytes) {
     bytes = (bytes + 15) & ~size_t(15);
     if (at_ + bytes > size_) next(bytes);
@@ -40,6 +37,33 @@ class Blocks {
     size_t kept_, at_;
   };
 
+  // Stages fill two sets of blocks by turns: each reads what the one before it has made in the other set, and what was
+  // made before that is given back. So a plan takes less memory, which stays in the cache.
+  class Turns {
+   public:
+    Turns() : first_(now()) {
+      for (int i = 0; i < 2; ++i) kept_[i] = both()[i].used_, at_[i] = both()[i].at_;
+    }
+    ~Turns() {
+      const bool second = first_ == both();
+      both()[second].back_to(kept_[second], at_[second]);
+      now() = first_;
+    }
+    Turns(const Turns&) = delete;
+
+    // From here on the other set is filled, and what it has been filled with in this lifetime is gone.
+    void next() {
+      const bool other = now() == both();
+      now() = both() + other;
+      now()->enter(kept_[other]);
+      now()->at_ = at_[other];
+    }
+
+   private:
+    Blocks* first_;
+    size_t kept_[2], at_[2];
+  };
+
  private:
   static constexpr size_t kBlock = 256 << 10;
   static constexpr size_t kKept = 4 << 20;  // bytes for the next time
@@ -52,6 +76,14 @@ class Blocks {
   char* block_ = nullptr;
   size_t at_ = 0, size_ = 0;
 
+  static Blocks* both() {
+    static thread_local Blocks sets[2];
+    return sets;
+  }
+  static Blocks*& now() {
+    static thread_local Blocks* set = both();
+    return set;
+  }
   void next(size_t bytes) {
     if (used_ == list_.size() || list_[used_].size < bytes) {
       list_.resize(used_);
@@ -75,7 +107,8 @@ class Blocks {
   }
 };
 
-// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was filled.
+// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was filled,
+// nor the second Blocks::Turns::next() after that.
 // It has no destructor, and when it grows its old memory stays as it was: references to elements remain good for reading.
 template <class T>
 class List {

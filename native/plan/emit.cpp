@@ -156,7 +156,22 @@ class Emitter {
       out_.push_back(n.out + o);
       out_layouts_.push_back(views_[n.out + o].layout);
     }
+    if (n.op == Op::concatenate && appends(int(g_.attr(n)[0]))) {
+      const int64_t axis = 0;
+      return device_.step(n.op, out_layouts_, in_layouts_, {&axis, 1});
+    }
     return device_.step(n.op, out_layouts_, in_layouts_, g_.attr(n));
+  }
+
+  // A concatenation along the outermost axis of contiguous parts is one of vectors: seen so, more of them are the same.
+  bool appends(int axis) {
+    const auto contiguous = [](const Layout& l) { return l.is_contiguous(); };
+    for (int d = 0; d < axis; ++d)
+      if (out_layouts_[0].shape[d] != 1) return false;
+    if (!contiguous(out_layouts_[0]) || !std::ranges::all_of(in_layouts_, contiguous)) return false;
+    for (auto* list : {&in_layouts_, &out_layouts_})
+      for (Layout& l : *list) l = Layout::contiguous(l.dtype, Shape{l.shape.size()});
+    return true;
   }
 
   std::shared_ptr<const TileProgram> emit(uint32_t k) {

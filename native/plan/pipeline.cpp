@@ -4,16 +4,25 @@ namespace knet {
 
 std::unique_ptr<Program> plan(Graph graph, Device& device, Stages* told) {
   if (told) told->recorded = graph.text();
+  Blocks::Turns turns;
+  bool fresh = true;  // the last stage made a new graph, so that nothing of the one before is needed
+  auto run = [&](auto stage) {
+    if (fresh) turns.next();
+    const auto* before = graph.nodes.data();
+    graph = stage(std::move(graph));
+    fresh = graph.nodes.data() != before;
+  };
 
-  graph = differentiate(std::move(graph));
+  run(differentiate);
   if (told) told->differentiated = graph.text();
 
-  graph = simplify(std::move(graph));
+  run(simplify);
   if (told) told->simplified = graph.text();
 
-  graph = batch(std::move(graph), told ? &told->batched : nullptr);
+  run([&](Graph g) { return batch(std::move(g), told ? &told->batched : nullptr); });
   if (told) told->batched += graph.text();
 
+  if (fresh) turns.next();
   Schedule schedule = fuse(std::move(graph), device);
   if (told) told->fused = schedule.text();
 

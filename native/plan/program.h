@@ -12,10 +12,10 @@ namespace knet {
 // fuse: which values are views of others, which nodes become one tile program, which are Steps of their own.
 struct View {             // a value as strides over the memory of another value (`root`), no kernel needed
   uint32_t root;
-  Layout layout;
   int64_t offset = 0;     // elements, fixed
   struct Dynamic { uint32_t scalar; int64_t stride; };  // + bound I64 scalar * stride: slice starts are data
   List<Dynamic> dynamic;
+  Layout layout;          // last, since it is long
 };
 struct Kernel {
   // In Schedule::words, one after the other: its nodes of the graph (more than one only in a tile program),

@@ -53,6 +53,7 @@ void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t
   List<uint32_t> map, many;
   map.reserve(specs.size());
   map.assign(operands.begin(), operands.end());
+  const bool known = exact && std::ranges::none_of(operands, [&](uint32_t v) { return g.values[v].weak; });
   size_t scalar = 0;
   for (size_t w = 0; w < words.size();) {
     Head h = Head::unpack(words[w]);
@@ -69,7 +70,8 @@ void Template::instantiate(Graph& g, std::span<const uint32_t> operands, int32_t
       expansion({h.op, attrs, s, {}, 0, 0})->instantiate(g, in, line, inner);
       for (int64_t r : inner) map.push_back(uint32_t(r));
     } else {
-      uint32_t out = g.add(h.op, in, attrs, line);
+      const std::span<const Spec> made(specs.data() + map.size(), h.n_out);
+      const uint32_t out = known ? g.add(h.op, in, attrs, made, line) : g.add(h.op, in, attrs, line);
       for (uint32_t i = 0; i < h.n_out; ++i) map.push_back(out + i);
     }
     w += 1 + h.n_in + h.n_attr;
@@ -148,7 +150,10 @@ TemplateRef lookup(Book& book, const Signature& s, Sees sees, const std::functio
   if (it != book.end()) return it->second;
   // A program of ever new shapes must not grow the book for ever; a rule costs some 50 us to run again.
   if (book.size() > 100000) book.clear();
-  auto made = std::make_shared<const Template>(made_of(s, sees, make));
+  auto made = std::make_shared<Template>(made_of(s, sees, make));
+  made->exact = sees.shapes && !sees.weak;
+  if (made->exact)  // the numbers that are written in it become constants, which are not weak, and nor is what comes of them
+    for (Spec& spec : made->specs) spec.weak = false;
   std::vector<int64_t> words(key.words().begin(), key.words().end());
   return book.emplace(std::move(words), std::move(made)).first->second;
 }

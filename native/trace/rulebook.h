@@ -17,6 +17,7 @@ struct Template {
   std::vector<Scalar> scalars;      // numbers written in the rule: constants
   std::vector<int32_t> results;     // value, or -1: no result (a zero gradient)
   bool can_fail = false;            // it looks up places that only the data tells
+  bool exact = false;               // `specs` are those that its values will have, if no operand is weak
 
   // Append the recorded operations to a graph on these operands. `into`: the results as values of the graph, or -1.
   // Compound operations among them are expanded on the way.

@@ -403,9 +403,21 @@ void slices() {
       steps.push_back(step);
       starts.push_back(scalar(start));
     }
-    Operand x = contiguous(t, s), v = scattered(t, r), y = contiguous(t, s);
-    std::vector<const Operand*> in{&x, &v};
-    for (auto& a : starts) in.push_back(&a);
+    // Several along one axis are added one after the other; they may overlap.
+    const size_t parts = op == Op::slice_add && axes.size() == 1 ? size_t(roll(1, 4)) : 1;
+    for (size_t part = 1; part < parts; ++part)
+      for (size_t k = 0; k < axes.size(); ++k) {
+        const int64_t n = s[int(axes[k])], reach = std::max<int64_t>(r[int(axes[k])] - 1, 0) * steps[k];
+        starts.push_back(scalar(reach > 0 ? roll(0, n - 1 - reach) : roll(-reach, n - 1)));
+      }
+    Operand x = contiguous(t, s), y = contiguous(t, s);
+    std::vector<Operand> v;
+    for (size_t part = 0; part < parts; ++part) v.push_back(scattered(t, r));
+    std::vector<const Operand*> in{&x};
+    for (size_t part = 0; part < parts; ++part) {
+      in.push_back(&v[part]);
+      for (size_t k = 0; k < axes.size(); ++k) in.push_back(&starts[part * axes.size() + k]);
+    }
     std::vector<int64_t> attrs{int64_t(axes.size())};
     attrs.insert(attrs.end(), axes.begin(), axes.end());
     attrs.push_back(int64_t(steps.size()));
@@ -413,13 +425,15 @@ void slices() {
     run(op, {&y}, in, attrs, rng() & 1);
     by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
       Operand want = x;
-      for (int64_t i = 0; i < v.size(); ++i) {
-        auto c = unravel(i, r);
-        for (size_t k = 0; k < axes.size(); ++k)
-          c[size_t(axes[k])] = starts[k].get<int64_t>(0) + c[size_t(axes[k])] * steps[k];
-        int64_t p = ravel(c, s);
-        want.set<T>(p, op == Op::slice_add ? knet::cpu::add(want.get<T>(p), v.get<T>(i)) : v.get<T>(i));
-      }
+      for (size_t part = 0; part < parts; ++part)
+        for (int64_t i = 0; i < r.size(); ++i) {
+          auto c = unravel(i, r);
+          for (size_t k = 0; k < axes.size(); ++k)
+            c[size_t(axes[k])] = starts[part * axes.size() + k].get<int64_t>(0) + c[size_t(axes[k])] * steps[k];
+          const int64_t p = ravel(c, s);
+          const T one = v[part].get<T>(i);
+          want.set<T>(p, op == Op::slice_add ? knet::cpu::add(want.get<T>(p), one) : one);
+        }
       bool ok = true;
       for (int64_t i = 0; i < s.size(); ++i) ok &= same(y.get<T>(i), want.get<T>(i));
       expect(ok, describe(info(op).name, x) + " region " + str(r));
