@@ -1,6 +1,6 @@
 """Convolutions and pooling, forward and both gradients: ours beside PyTorch (oneDNN), also in channels-last.
 
-    python benchmarks/convolutions.py [--threads 1,4] [--repeats 15] [--only LeNet]
+    python benchmarks/convolutions.py [--threads 1,4] [--repeats 15] [--least] [--only LeNet]
 
 `dx` and `dw` are the gradient by the image and by the filter alone, the operation by itself on both sides (PyTorch:
 its `convolution_backward`, asked for that one). `pool+back` is pooling and its gradient.

@@ -135,15 +135,15 @@ def serve(make, framework, threads, gradients=False):
         print(json.dumps((time.perf_counter() - start) / times), flush=True)
 
 
-def turns(workers, case, repeats):
-    """Median seconds of a call of each worker; they take turns."""
+def turns(workers, case, repeats, of=statistics.median):
+    """Seconds of a call of each worker, the median (or `of`) of the turns that they take."""
     calls = {f: max(1, int(BLOCK / w.ask(case, 1))) for f, w in workers.items()}
     taken = {f: [] for f in workers}
     for _ in range(repeats):
         for f, w in workers.items():
             taken[f].append(w.ask(case, calls[f]))
             time.sleep(0.002)  # waiting threads go to sleep
-    return {f: statistics.median(v) for f, v in taken.items()}
+    return {f: of(v) for f, v in taken.items()}
 
 
 def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=None, gradients=False, apart=()):
@@ -156,6 +156,7 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
     p = argparse.ArgumentParser(description=doc.split("\n")[0])
     p.add_argument("--threads", default=",".join(map(str, sorted({1, CORES}))), help="numbers, one table for each")
     p.add_argument("--repeats", type=int, default=15)
+    p.add_argument("--least", action="store_true", help="the least of the turns: for one thread of a noisy machine")
     p.add_argument("--only", default="", help="rows whose label contains this")
     p.add_argument("--worker", help=argparse.SUPPRESS)
     args = p.parse_args()
@@ -169,14 +170,15 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
             print(f"{f}: not installed")
     for threads in map(int, args.threads.split(",")):
         units = f"microseconds ({unit})" if work else "milliseconds (times ours)"
-        print(f"{threads} thread{'s' * (threads > 1)}; {units}, medians of {args.repeats} turns")
+        what = "least" if args.least else "medians"
+        print(f"{threads} thread{'s' * (threads > 1)}; {units}, {what} of {args.repeats} turns")
         workers = {f: Worker(file, f, threads) for f in here}
         for case in cases:
             name = label(case)
             if args.only not in name:
                 continue
             word = check(case, {f: w.ask(case, 0) for f, w in workers.items() if f not in apart}) if check else ""
-            t = turns(workers, case, args.repeats)
+            t = turns(workers, case, args.repeats, min if args.least else statistics.median)
             ratio = min((v for f, v in t.items() if f != "knet" and f not in apart), default=t["knet"]) / t["knet"]
             if work:
                 digits = 0 if unit == "GFLOP/s" else 1

@@ -181,6 +181,13 @@ CASES = [  # images, groups, channels of a group in and out, extents, window, st
     (1, 1, 64, 64, (500,), (9,), (2,), (4,), (3,)),             # shares of a row
     (2, 1, 32, 64, (5, 9, 8), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)),
     (3, 1, 4, 5, (1, 1), (3, 3), (5, 5), (1, 1), (1, 1)),       # one result
+    (2, 1, 20, 340, (56, 56), (1, 1), (1, 1), (0, 0), (1, 1)),  # a window of 1: results written around the caches
+    (2, 1, 340, 20, (57, 55), (1, 1), (2, 2), (0, 0), (1, 1)),  # dx spread over so many
+    (5, 2, 30, 61, (14, 13), (1, 1), (1, 1), (0, 0), (1, 1)),   # dw: small images together
+    (3, 1, 128, 32, (300,), (1,), (1,), (0,), (1,)),            # dw: turned by several tasks
+    (2, 1, 40, 30, (6, 9, 8), (1, 1, 1), (2, 1, 3), (0, 0, 0), (1, 1, 1)),
+    (2, 1, 16, 340, (40, 40), (3, 3), (1, 1), (1, 1), (1, 1)),  # turned results written around the caches
+    (3, 1, 250, 500, (5, 6), (3, 3), (1, 1), (1, 1), (1, 1)),   # weights packed for several images
     (2, 2, 3, 4, (2, 10), (1, 1), (3, 1), (0, 0), (1, 1)),      # one row of results, more of the image
     (2, 2, 3, 4, (10, 2), (1, 1), (1, 3), (0, 0), (1, 1)),
     (2, 3, 4, 5, (700,), (9,), (2,), (4,), (3,)),
@@ -218,7 +225,8 @@ def test_passes_have_the_same_bits_for_any_number_of_threads():
     def all_passes():
         rng, results = np.random.default_rng(6), []
         for groups, channels, extent, window, stride in [(1, 64, 56, 3, 1), (1, 48, 28, 3, 2), (64, 64, 56, 3, 1),
-                                                         (64, 64, 57, 3, 2), (1, 64, 56, 1, 2), (1, 3, 120, 7, 2)]:
+                                                         (64, 64, 57, 3, 2), (1, 64, 56, 1, 2), (1, 3, 120, 7, 2),
+                                                         (1, 300, 56, 1, 1), (1, 256, 14, 1, 1)]:
             x, w = (knet.array(rng.standard_normal(s).astype("float32"))
                     for s in ((6, channels, extent, extent), (64, channels // groups, window, window)))
             padding = (window // 2,) * 2

@@ -8,15 +8,17 @@
 //            vectors along the positions, for few channels; a vector of B is a piece of the image, read where it lies;
 //            it may reach over several rows, its lanes then close up. Gathered: where too many lanes would be lost, a
 //            panel of patches is copied together first. Lines: for three results or fewer to a group. Planes: for one
-//            channel in (depthwise), without any copy. Product: a window of 1, its image thinned first where there are
-//            strides.
+//            channel in (depthwise), without any copy. Points: a window of 1, a panel of positions at a time beside
+//            packed weights; dx as well, spread where there are strides. Product: for few positions, the image thinned
+//            first where there are strides.
 //   conv_dx  Channels: vectors along the input channels, the phases of strides side by side. Turned: as conv with
 //            transposed weights, one convolution for each phase of the strides, or by columns: w^T dy for one channel
 //            at a time, its rows added to dx.
 //   conv_dw  dw (O x CK) = sum of dy (O x P) patches^T (P x CK): a block of positions at a time. Channels: vectors
 //            along the output channels, images read where they lie, dy turned. Else patches are gathered with one run
 //            per window row. Images are shared out in chunks fixed by the sizes; the partial sums are added in order.
-//            Lines: for three results or fewer to a group, vectors along the positions.
+//            Lines: for three results or fewer to a group, vectors along the positions. Points: for a window of 1,
+//            the narrower of dy and x turned, the other read where it lies.
 //
 // What each costs is written where it is chosen; measurements beside PyTorch's are in benchmarks/README.md.
 #pragma once
@@ -107,8 +109,8 @@ std::unique_ptr<Step> make_dw(const Geometry&);
 template <class T>
 std::unique_ptr<Step> make_channels(const Geometry&, bool back);
 
-// Windows of 1 (conv_product.cpp); null where they do not fit. Product: without padding and strides, forward or, if
-// `back`, dx. Thinned: the image copied together first.
+// Windows of 1 (conv_product.cpp); null where they do not fit. Product: Points, or without padding and strides; forward
+// or, if `back`, dx. Thinned: the image copied together first.
 template <class T>
 std::unique_ptr<Step> make_product(const Geometry&, bool back);
 template <class T>

@@ -10,8 +10,10 @@ namespace {
 // rows of packed weights. The tiles of results that lie side by side, those of all phases, are turned together. No
 // lanes are lost to the borders of rows, and no load of a vector crosses two cache lines: of a core's 179 GFLOP/s the
 // loops reach 170 to 175 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
-// 145. What is lost beside them: padding the image 1 to 9 % of the loops' time (with strides of 2 16 %), turning 2 to 3
-// %, packing weights of 512 x 512 x 9 5 %.
+// 145; beside busy neighbours 150 to 160. What is lost beside them: padding the image 1 to 4 % of the loops' time (with
+// strides of 2 11 %), turning and writing 2 to 5 %. The image that is padded next is fetched while this one is
+// multiplied, the weights 64 rows ahead, for those of 256 channels and more come from beyond L2: 256x14x14 took 12.5
+// ms, so 12.0. Weights in blocks that stay in L1 for 112 results, sums read and written for each, gained nothing.
 template <class T>
 class ConvChannels final : public Step {
  public:
@@ -42,7 +44,18 @@ class ConvChannels final : public Step {
     first_.push_back(groups_.size());
     const int64_t width = 2 * micro_of<T>().lanes, panels = (made_ + width - 1) / width;
     packed_ = panels * width * patch_;
-    scratch_bytes = size_t(g.groups * packed_) * sizeof(T);
+    scratch_bytes = size_t(round_up(g.groups * packed_ * int64_t(sizeof(T)), 64));
+    // Weights that do not stay in L2 are read once for several images, whose copies do: 512x7x7 by 512 took 15.4 ms.
+    const int64_t image_bytes = int64_t(source_.bytes(read_));
+    if (g.groups == 1 && tasks_.shares == 1 && packed_ * int64_t(sizeof(T)) > kWeights) {
+      joined_ = std::min(g.images, std::max<int64_t>(1, kImages / image_bytes));
+      if (joined_ > 1) {
+        const int64_t sets = (g.images + joined_ - 1) / joined_;
+        joined_ = (g.images + sets - 1) / sets;
+        parts_ = std::min(panels, (8 + sets - 1) / sets);
+        scratch_bytes = size_t(g.images * image_bytes);
+      }
+    }
     const double copy_ns = source_.in_place ? 0 : double(read_ * source_.channel) * kCopyNs<T>;
     cost_ns = double(tasks_.images) * (double(panels) * cycles / kGHz + copy_ns) + pack_ns() + 100;
   }
@@ -54,30 +67,49 @@ class ConvChannels final : public Step {
     auto x = reinterpret_cast<const T*>(in[0]), w = reinterpret_cast<const T*>(in[1]);
     auto y = reinterpret_cast<T*>(out[0]);
     auto packed = reinterpret_cast<T*>(scratch);
-    if (back_) pack_back(w, packed);
-    else pack(w, packed);
+    const bool around = double(tasks_.images) * double(made_ * to_[0] * to_[1] * to_[2]) * sizeof(T) >= kAround;
+    if (joined_ > 1) return run_joined(x, w, y, scratch, around);
+    const int64_t panels = (made_ + 2 * micro_of<T>().lanes - 1) / (2 * micro_of<T>().lanes);
+    parallel(g_.groups * panels, pack_ns(), [&](int64_t task) {
+      pack(w, task / panels, task % panels,
+           packed + task / panels * packed_ + task % panels * 2 * micro_of<T>().lanes * patch_);
+    });
     const int64_t y_d = axes_[tasks_.d].y, plane = to_[0] * to_[1] * to_[2];
-    const int64_t image_size = read_ * (back_ ? g_.y_plane() : g_.x_plane());
+    const int64_t read_plane = back_ ? g_.y_plane() : g_.x_plane(), image_size = read_ * read_plane;
     tasks_.run(cost_ns, [&](int64_t image, int64_t share) {
       const size_t room = source_.bytes(read_);
       const int64_t width = 2 * micro_of<T>().lanes;
-      auto* area = static_cast<char*>(workspace(1, room + size_t(most_turned_ * width) * sizeof(T)));
+      auto* area = static_cast<char*>(workspace(1, room + size_t(2 * most_turned_ * width) * sizeof(T)));
       const T* from = source_.prepare(
           x + image * image_size, read_, false, reinterpret_cast<T*>(area), tasks_.d,
           source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
-      multiply(share, from, packed + image % g_.groups * packed_, y + image * made_ * plane, plane,
-               reinterpret_cast<T*>(area + room));
+      // What is padded next, roughly: another share of this image, or of the image after it.
+      Next next;
+      const int64_t after = (share + 1) % tasks_.shares, of = after ? image : image + 1;
+      if (!source_.in_place && of < tasks_.images) {
+        const int64_t begin = read_plane * after / tasks_.shares, end = read_plane * (after + 1) / tasks_.shares;
+        next = {x + of * image_size + begin, tasks_.shares == 1 ? image_size : end - begin, read_plane,
+                tasks_.shares == 1 ? 1 : read_};
+      }
+      multiply(share, from, packed + image % g_.groups * packed_, y + image * made_ * plane, 0, made_,
+               reinterpret_cast<T*>(area + room), next, around);
+      if (around) micro_of<T>().settle();
     });
   }
   std::string text() const override {
-    std::string s = "channels, " + std::to_string(tasks_.count()) + " tasks";
+    const int64_t tasks = joined_ > 1 ? (g_.images + joined_ - 1) / joined_ * parts_ : tasks_.count();
+    std::string s = "channels, " + std::to_string(tasks) + " tasks";
     if (list_.size() > 1) s += ", " + std::to_string(list_.size()) + " phases";
     return s;
   }
 
  private:
-  static constexpr int64_t kTurned = 64;  // results that are turned together, where they can be
+  // Results that are turned together, where they can be: parts of rows of 14, 28, 56, 112 are then whole lines.
+  static constexpr int64_t kTurned = 112;
+  static constexpr double kAround = 4 << 20;  // bytes of results that are written around the caches (ConvPoint)
   static constexpr double kGHz = 2.6;
+  static constexpr int64_t kWeights = 4 << 20;   // bytes: 256x14x14 by 256, 2.4 MB, took 12.0 ms as it was, 12.3 joined
+  static constexpr int64_t kImages = 1536 << 10;   // bytes that stay in L2 beside a panel of weights
   // Results of stride 1, all of them where there are no strides to be undone.
   struct Phase {
     int64_t y[3];
@@ -95,6 +127,18 @@ class ConvChannels final : public Step {
   struct Group {
     int64_t to, n;
     size_t last;
+  };
+
+  // Runs of n elements that will be read, fetched into L2 meanwhile.
+  struct Next {
+    const T* at = nullptr;
+    int64_t n = 0, stride = 0, runs = 0;
+    int64_t lines() const { return (n + kLine - 1) / kLine * runs; }
+    void fetch(int64_t first, int64_t last) const {
+      const int64_t each = (n + kLine - 1) / kLine;
+      for (int64_t i = first; i < last; ++i) __builtin_prefetch(at + i / each * stride + i % each * kLine, 0, 2);
+    }
+    static constexpr int64_t kLine = 64 / int64_t(sizeof(T));
   };
 
   // What a share copies of an image is at most 512 KiB of L2, if that is 8 rows or more.
@@ -168,13 +212,43 @@ class ConvChannels final : public Step {
     return cycles;
   }
 
-  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t plane, T* turned) const {
+  // All images are padded first, then tasks are sets of images and parts of the panels of weights, packed by each.
+  void run_joined(const T* x, const T* w, T* y, char* scratch, bool around) const {
+    const int64_t width = 2 * micro_of<T>().lanes, panels = (made_ + width - 1) / width, n = g_.images;
+    const int64_t read_size = read_ * (back_ ? g_.y_plane() : g_.x_plane());
+    const int64_t made_size = made_ * to_[0] * to_[1] * to_[2];
+    const auto bytes = int64_t(source_.bytes(read_));
+    std::vector<const T*> from(static_cast<size_t>(n));
+    parallel(n, double(n * read_ * source_.channel) * kCopyNs<T>, [&](int64_t i) {
+      from[size_t(i)] = source_.prepare(x + i * read_size, read_, false, reinterpret_cast<T*>(scratch + i * bytes),
+                                        tasks_.d, source_.reach(tasks_.d, 0, axes_[tasks_.d].y, axes_[tasks_.d].y));
+    });
+    parallel((n + joined_ - 1) / joined_ * parts_, cost_ns, [&](int64_t task) {
+      const int64_t first = task / parts_ * joined_, part = task % parts_;
+      auto* turned = static_cast<T*>(workspace(1, size_t((2 * most_turned_ + patch_) * width) * sizeof(T)));
+      T* packed = turned + 2 * most_turned_ * width;
+      for (int64_t panel = panels * part / parts_; panel < panels * (part + 1) / parts_; ++panel) {
+        pack(w, 0, panel, packed);
+        for (int64_t i = first; i < std::min(n, first + joined_); ++i)
+          multiply(0, from[size_t(i)], packed - panel * width * patch_, y + i * made_size, panel * width,
+                   std::min(made_, (panel + 1) * width), turned, {}, around);
+      }
+      if (around) micro_of<T>().settle();
+    });
+  }
+
+  // Channels begin to end - 1 (begin: the first of a panel) of a share's results.
+  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t begin, int64_t end, T* turned, const Next& next,
+                bool around) const {
     const Micro<T>& micro = micro_of<T>();
-    const int64_t width = 2 * micro.lanes;
+    const int64_t width = 2 * micro.lanes, plane = to_[0] * to_[1] * to_[2];
     const size_t first = first_[size_t(share)], last = first_[size_t(share) + 1];
     const size_t first_tile = first == 0 ? 0 : groups_[first - 1].last;
     if (first == last) return;
-    for (int64_t o = 0; o < made_; o += width) {
+    const int64_t parts = (end - begin + width - 1) / width * int64_t(groups_[last - 1].last - first_tile);
+    int64_t part = 0;
+    T* rows_turned = turned + most_turned_ * width;
+    for (int64_t o = begin; o < end; o += width) {
       const T* panel = w + o * patch_;
       const int64_t channels = std::min(width, made_ - o);
       size_t tile = first_tile;
@@ -186,7 +260,8 @@ class ConvChannels final : public Step {
           const Phase& p = list_[size_t(t.phase)];
           // What is written next is on its way while the sums are made.
           const int64_t length = (t.len - 1) * stride_[2];
-          for (int64_t c = 0; c < channels; ++c) {
+          if (next.runs) next.fetch(next.lines() * part / parts, next.lines() * (part + 1) / parts), ++part;
+          for (int64_t c = 0; c < channels && !around; ++c) {
             __builtin_prefetch(to + c * plane + t.to, 1);
             __builtin_prefetch(to + c * plane + t.to + length, 1);
           }
@@ -194,39 +269,37 @@ class ConvChannels final : public Step {
           for (int r = 0; r < t.runs; ++r) rows.a[r] = x + t.from[r];
           micro.tile(rows, int64_t(p.off.size()), p.off.data(), panel + p.first * width, false);
         }
-        micro.pack(to, channels, g.n, g.n, plane, turned, 1, width);
+        if (!around) {
+          micro.pack(to, channels, g.n, g.n, plane, turned, 1, width);
+          continue;
+        }
+        micro.pack(rows_turned, channels, g.n, g.n, g.n, turned, 1, width);
+        for (int64_t c = 0; c < channels; ++c) micro.around(to + c * plane, rows_turned + c * g.n, g.n);
       }
     }
   }
 
-  // Weights in panels of as many channels as two vectors have lanes, each a row for every element of a patch, zeros
-  // beyond the last channel; so much of them at a time that what is read and written stays in L1.
-  void pack(const T* w, T* to) const {
-    const int64_t width = 2 * micro_of<T>().lanes, panels = (made_ + width - 1) / width, chunk = 64;
-    parallel(g_.groups * panels, pack_ns(), [&](int64_t task) {
-      const int64_t group = task / panels, o = task % panels * width;
-      const T* from = w + (group * made_ + o) * patch_;
-      for (int64_t p = 0; p < patch_; p += chunk)
-        micro_of<T>().pack(to + group * packed_ + o * patch_ + p * width, std::min(chunk, patch_ - p),
-                           std::min(width, made_ - o), width, width, from + p, 1, patch_);
-    });
+  // A panel of a group's weights: as many channels as two vectors have lanes, a row for every element of a patch, zeros
+  // beyond the last channel; so much of it at a time that what is read and written stays in L1.
+  void pack(const T* w, int64_t group, int64_t panel, T* to) const {
+    const int64_t width = 2 * micro_of<T>().lanes, chunk = 64, o = panel * width, n = std::min(width, made_ - o);
+    if (back_) return pack_back(w, group, o, n, to);
+    const T* from = w + (group * made_ + o) * patch_;
+    for (int64_t p = 0; p < patch_; p += chunk)
+      micro_of<T>().pack(to + p * width, std::min(chunk, patch_ - p), n, width, width, from + p, 1, patch_);
   }
-  void pack_back(const T* w, T* to) const {
-    const int64_t width = 2 * micro_of<T>().lanes, panels = (made_ + width - 1) / width, window = g_.window();
-    parallel(g_.groups * panels, pack_ns(), [&](int64_t task) {
-      const int64_t group = task / panels, c = task % panels * width;
-      T* rows = static_cast<T*>(workspace(1, size_t(window * width) * sizeof(T)));
-      for (int64_t o = 0; o < read_; ++o) {
-        micro_of<T>().pack(rows, window, std::min(width, made_ - c), width, width,
-                           w + ((group * read_ + o) * made_ + c) * window, 1, window);
-        for (const Phase& p : list_) {
-          const auto n = int64_t(p.taps.size());
-          T* panel = to + group * packed_ + c * patch_ + (p.first + o * n) * width;
-          for (int64_t i = 0; i < n; ++i)
-            std::memcpy(panel + i * width, rows + p.taps[size_t(i)] * width, size_t(width) * sizeof(T));
-        }
+  void pack_back(const T* w, int64_t group, int64_t c, int64_t n, T* to) const {
+    const int64_t width = 2 * micro_of<T>().lanes, window = g_.window();
+    T* rows = static_cast<T*>(workspace(0, size_t(window * width) * sizeof(T)));
+    for (int64_t o = 0; o < read_; ++o) {
+      micro_of<T>().pack(rows, window, n, width, width, w + ((group * read_ + o) * made_ + c) * window, 1, window);
+      for (const Phase& p : list_) {
+        const auto taps = int64_t(p.taps.size());
+        T* row = to + (p.first + o * taps) * width;
+        for (int64_t i = 0; i < taps; ++i)
+          std::memcpy(row + i * width, rows + p.taps[size_t(i)] * width, size_t(width) * sizeof(T));
       }
-    });
+    }
   }
 
   Geometry g_;
@@ -237,6 +310,7 @@ class ConvChannels final : public Step {
   Tasks tasks_;
   int64_t to_[3], stride_[3], phases_n_[3];
   int64_t patch_ = 0, packed_ = 0, most_turned_ = 0;  // packed weights: elements of a group
+  int64_t joined_ = 1, parts_ = 1;
   std::vector<Phase> list_;
   std::vector<Tiled> tiles_;
   std::vector<Group> groups_;

@@ -141,6 +141,131 @@ class ConvDw final : public Step {
   bool plain_ = false;  // window 1: dy x^T, x thinned by the strides; no patches
 };
 
+// dw where the window is 1: dy x^T or, where there are fewer output channels, x dy^T. The narrower side is turned, a
+// block of positions (or of small images) at a time; the other is read where it lies, the next block fetched meanwhile.
+template <class T>
+class ConvDwPoint final : public Step {
+ public:
+  explicit ConvDwPoint(const Geometry& g) : g_(g), source_(axes(g), true, 0), turns_x_(g.in_channels < g.out_channels) {
+    const int64_t plane = g.y_plane(), width = 2 * micro_of<T>().lanes;
+    narrow_ = turns_x_ ? g.in_channels : g.out_channels;
+    wide_ = turns_x_ ? g.out_channels : g.in_channels;
+    pitch_ = round_up(narrow_, width);
+    size_ = g.groups * g.out_channels * g.in_channels;
+    cost_ns = double(g.images * g.groups) * double(plane) * double(wide_) * double(pitch_) /
+                  (double(micro_of<T>().lanes) * 5) +
+              double(g.images * g.groups * plane) * double(narrow_) * 0.3 + 200;
+    // 8 tasks of 100 us or more: chunks of images, each with a dw of its own, while adding them takes 3 % or less (1 ns
+    // an element); then blocks of rows of the wider side. Their sums are 1 MiB at most.
+    const int64_t wanted = std::clamp<int64_t>(int64_t(cost_ns / 100e3), 1, 8);
+    chunks_ = std::clamp<int64_t>(std::min(int64_t(0.03 * cost_ns / double(size_)), wanted / g.groups), 1, g.images);
+    // Each block would copy the image again where strides are to be taken apart. Where there are several, the narrower
+    // side is turned before: 1024x14x14 by 256 took 6.6 ms when each of 4 turned it, so 6.3.
+    if (!source_.in_place) chunks_ = std::clamp<int64_t>(int64_t(0.06 * cost_ns / double(size_)), 1, g.images);
+    blocks_ = source_.in_place ? std::clamp<int64_t>(wanted / (chunks_ * g.groups), 1, wide_ / narrow_) : 1;
+    blocks_ = std::max(blocks_, wide_ * pitch_ * int64_t(sizeof(T)) / (1 << 20));
+    joined_ = std::clamp<int64_t>(kJoined / plane, 1, (g.images + chunks_ - 1) / chunks_);
+    if (!source_.in_place) joined_ = 1;
+    scratch_bytes = size_t(round_up(size_ * (chunks_ - 1) * int64_t(sizeof(T)), 64));
+    turned_first_ = blocks_ > 1;
+    if (turned_first_) scratch_bytes += size_t(g.images * g.groups * pitch_ * plane) * sizeof(T);
+  }
+  // The copy of an image, if there is one, keeps what results meet alone.
+  static bool fits(const Geometry& g) {
+    const int64_t width = 2 * micro_of<T>().lanes, narrow = std::min(g.in_channels, g.out_channels);
+    if (g.window() != 1 || g.images <= 0 || g.groups <= 0 || g.y_plane() < micro_of<T>().lanes || narrow < 4)
+      return false;
+    const Source<T> source(axes(g), true, 0);
+    return source.channel == g.y_plane() && round_up(narrow, width) * 3 <= narrow * 4;
+  }
+  void run(char* const* out, const char* const* in, char* scratch) const override {
+    auto dy = reinterpret_cast<const T*>(in[0]), x = reinterpret_cast<const T*>(in[1]);
+    auto dw = reinterpret_cast<T*>(out[0]);
+    auto partial = reinterpret_cast<T*>(scratch);
+    auto* turned = reinterpret_cast<T*>(scratch + round_up(size_ * (chunks_ - 1) * int64_t(sizeof(T)), 64));
+    const int64_t plane = g_.y_plane();
+    if (turned_first_)
+      parallel(g_.images * g_.groups, double(g_.images * g_.groups * pitch_ * plane) * 0.5, [&](int64_t image) {
+        turn((turns_x_ ? x : dy) + image * narrow_ * plane, 0, plane, turned + image * pitch_ * plane, plane);
+      });
+    parallel(chunks_ * g_.groups * blocks_, cost_ns, [&](int64_t task) {
+      const int64_t chunk = task / (g_.groups * blocks_), group = task / blocks_ % g_.groups, block = task % blocks_;
+      accumulate(dy, x, turned, chunk == 0 ? dw : partial + (chunk - 1) * size_, chunk, group, block);
+    });
+    add_chunks(dw, partial, size_, chunks_);
+  }
+  std::string text() const override {
+    return "points, " + std::to_string(chunks_) + " chunks of images, " + std::to_string(blocks_) + " blocks";
+  }
+
+ private:
+  static constexpr int64_t kBlock = 256;   // positions: 16 lines of each channel
+  static constexpr int64_t kJoined = 784;  // positions of small images
+  static constexpr int64_t kTurned = 64;   // at once: they stay in L1 until all channels are there
+
+  // Positions q to q + n - 1 of the narrower side, in panels that lie `apart` positions from each other.
+  void turn(const T* b, int64_t q, int64_t n, T* to, int64_t apart) const {
+    const int64_t plane = g_.y_plane(), width = 2 * micro_of<T>().lanes;
+    for (int64_t j = 0; j < narrow_; j += width)
+      for (int64_t p = 0; p < n; p += kTurned)
+        micro_of<T>().pack(to + j * apart + p * width, std::min(kTurned, n - p), std::min(width, narrow_ - j), width,
+                           width, b + j * plane + q + p, 1, plane);
+  }
+
+  void accumulate(const T* dy, const T* x, const T* before, T* dw, int64_t chunk, int64_t group, int64_t block) const {
+    const Micro<T>& micro = micro_of<T>();
+    const int64_t plane = g_.y_plane(), width = 2 * micro.lanes;
+    const int64_t i0 = wide_ * block / blocks_, rows = wide_ * (block + 1) / blocks_ - i0;
+    const int64_t first = g_.images * chunk / chunks_, last = g_.images * (chunk + 1) / chunks_;
+    const int64_t count = plane <= kBlock ? plane * joined_ : std::min(kBlock, plane);
+    const size_t room = source_.in_place ? 0 : source_.bytes(g_.in_channels);
+    auto* area = static_cast<char*>(workspace(1, room + size_t(pitch_ * (rows + count)) * sizeof(T)));
+    T* sums = reinterpret_cast<T*>(area + room);
+    T* turned = sums + pitch_ * rows;
+    bool add = false;
+    // Positions q to q + n - 1 of `images` images of both sides; what comes after them in the wider one.
+    auto multiply = [&](const T* a, int64_t a_image, const T* b, int64_t image, int64_t images, int64_t q, int64_t n) {
+      const bool more = q + n < plane;
+      const T* panels = before + image * pitch_ * plane + q * width;
+      int64_t apart = plane, b_image = g_.groups * pitch_ * plane;
+      if (!turned_first_) {
+        panels = turned, apart = images * n, b_image = n * width;
+        for (int64_t i = 0; i < images; ++i)
+          turn(b + i * g_.groups * narrow_ * plane, q, n, turned + i * b_image, apart);
+      }
+      for (int64_t j = 0; j < narrow_; j += width) {
+        Sums<T> t{rows, n, images, a + i0 * plane + q, plane, a_image, panels + j * apart, b_image, sums + j, pitch_,
+                  add, nullptr, plane, rows};
+        // The next block of the wider side, or the next rows; then the next block of the narrower.
+        t.next = more ? t.a + n : t.a + std::min<int64_t>(rows - 1, micro.rows) * plane;
+        if (more && j > 0 && !turned_first_) t.next = b + q + n, t.next_rows = narrow_;
+        micro.sums(t);
+      }
+      add = true;
+    };
+    for (int64_t n = first; n < last; n += joined_) {
+      const int64_t together = std::min(joined_, last - n), image = n * g_.groups + group;
+      const T* d = dy + image * g_.out_channels * plane;
+      const T* s = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels, false,
+                                   reinterpret_cast<T*>(area), 2, source_.reach(2, 0, g_.y[2], g_.y[2]));
+      const T *a = turns_x_ ? d : s, *b = turns_x_ ? s : d;
+      const int64_t step = plane <= kBlock ? plane : kBlock;
+      for (int64_t q = 0; q < plane; q += step) 
+        multiply(a, g_.groups * wide_ * plane, b, image, together, q, std::min(step, plane - q));
+    }
+    T* to = dw + group * g_.out_channels * g_.in_channels;
+    if (turns_x_)
+      for (int64_t i = 0; i < rows; ++i) std::copy_n(sums + i * pitch_, narrow_, to + (i0 + i) * narrow_);
+    else
+      micro.pack(to + i0, narrow_, rows, rows, wide_, sums, 1, pitch_);
+  }
+
+  Geometry g_;
+  Source<T> source_;
+  bool turns_x_, turned_first_;
+  int64_t narrow_, wide_, pitch_, size_, chunks_, blocks_, joined_;
+};
+
 // dw with vectors along the output channels: dw^T (CK x O) = sum of patches^T (CK x P) dy^T (P x O). dy is turned, a
 // block of positions at a time; a tile of dw^T is kept in registers, some rows of the window at once, and reads the
 // images where they lie, so that no patches are gathered: gathering took 5 to 15 % of the time (64 to 256 channels).
@@ -331,9 +456,12 @@ class ConvDwLines final : public Step {
     for (int64_t n = g_.images * chunk / chunks_; plane > 0 && n < g_.images * (chunk + 1) / chunks_; ++n) {
       const int64_t image = n * g_.groups + group;
       if (in_planes_) {
+        const bool more = n + 1 < g_.images * (chunk + 1) / chunks_;
+        const int64_t next = more ? image + g_.groups : g_.images * chunk / chunks_ * g_.groups + group + 1;
         for (int64_t o = 0; o < g_.out_channels; ++o)
           micro.filter_sums(filter, x + image * g_.x_plane(), dy + (image * g_.out_channels + o) * plane,
-                            sum + o * patch * micro.lanes);
+                            sum + o * patch * micro.lanes, x + next * g_.x_plane(),
+                            dy + (next * g_.out_channels + o) * plane);
         continue;
       }
       const T* source = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels,
@@ -364,6 +492,7 @@ class ConvDwLines final : public Step {
 template <class T>
 std::unique_ptr<Step> make_dw(const Geometry& g) {
   if (ConvDwLines<T>::fits(g)) return std::make_unique<ConvDwLines<T>>(g);
+  if (ConvDwPoint<T>::fits(g)) return std::make_unique<ConvDwPoint<T>>(g);
   if (ConvDwChannels<T>::fits(g)) return std::make_unique<ConvDwChannels<T>>(g);
   return std::make_unique<ConvDw<T>>(g);
 }

@@ -125,8 +125,15 @@ class MaxPool final : public Step {
       // Of planes that are copied with their padding, a few at a time stay near.
       const int64_t most = padded_ ? std::max<int64_t>(1, 4096 / (window_.plane + 1)) : g_.planes;
       over_groups(g_.planes, cost_ns, [&](int64_t first, int64_t last) {
+        T* room = nullptr;
+        if (padded_) {
+          const int64_t size = std::min(most, last - first) * window_.plane;
+          room = static_cast<T*>(workspace(1, size_t(size) * sizeof(T)));
+          std::fill_n(room, size, -std::numeric_limits<T>::infinity());
+        }
         for (int64_t p = first; p < last; p += most)
-          max_planes(x + p * g_.x_plane(), y + p * g_.y_plane(), index + p * g_.y_plane(), std::min(most, last - p));
+          max_planes(x + p * g_.x_plane(), room, y + p * g_.y_plane(), index + p * g_.y_plane(),
+                     std::min(most, last - p));
       });
       return;
     }
@@ -150,12 +157,10 @@ class MaxPool final : public Step {
   }
 
  private:
-  // Padding is written out as -infinity, which is never chosen.
-  void max_planes(const T* x, T* y, int64_t* at, int64_t count) const {
+  // Planes with padding are copied into `room`, where it is written out as -infinity, which is never chosen.
+  void max_planes(const T* x, T* room, T* y, int64_t* at, int64_t count) const {
     const int64_t outputs = g_.y_plane();
     if (padded_) {
-      auto* room = static_cast<T*>(workspace(1, size_t(count * window_.plane) * sizeof(T)));
-      std::fill_n(room, count * window_.plane, -std::numeric_limits<T>::infinity());
       for (int64_t p = 0; p < count; ++p)
         for (int64_t d = 0; d < g_.x[0]; ++d)
           for (int64_t h = 0; h < g_.x[1]; ++h)

@@ -6,6 +6,7 @@
 
 #include "cpu/isa/micro_filter.h"
 #include "cpu/isa/micro_move.h"
+#include "cpu/isa/micro_point.h"
 #include "cpu/isa/vector.h"
 
 namespace knet::cpu::KNET_ISA {
@@ -170,6 +171,9 @@ void panel(int64_t m, int64_t k, const T* a, int64_t rsa, int64_t csa, const int
   else rows<T, 1>(m, k, a, rsa, csa, off, p, ldc, add);
 }
 
+// Rows of B that a tile fetches ahead into L2.
+constexpr int kTileAhead = 64;
+
 template <class T, int R, int L>
 void tile_block(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add) {
   using V = typename Vec<T>::type;
@@ -186,6 +190,7 @@ void tile_block(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, boo
   for (int r = 0; r < R; ++r) q[r] = t.a[r];
   for (int64_t s = 0; s < k; ++s, b += 2 * kLanes) {
     const V b0 = load(b), b1 = load(b + kLanes);
+    for (int v = 0; v < 2; ++v) __builtin_prefetch(b + (kTileAhead * 2 + v) * kLanes, 0, 2);
     const int64_t at = off[s];
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
@@ -439,7 +444,7 @@ template <class T>
 constexpr Micro<T> table() {
   return {Vec<T>::lanes, kRows, panel<T>, tile<T>, pack<T>, vecmat<T>, dots<T>, lines<T>, filter<T>,
           filter_sums<T>, traces<T>, thin<T>, weave<T>,
-          columns<T>, shifted<T>, runs<T>};
+          columns<T>, shifted<T>, runs<T>, point<T, kRows>, sums<T, kRows>, around<T>, settle};
 }
 
 }  // namespace

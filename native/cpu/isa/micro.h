@@ -58,6 +58,44 @@ struct Tile {
   int runs, len;
 };
 
+// c[i * ldc + j] = sum over p < k of a(i, p) * b[p * ldb + j], i < m, j < n; n is at most two vectors. A is packed in
+// blocks of about equal height, at most Micro::rows: a(i, p) of block b, whose first row is i0, is
+// a[(b * k + p) * rows + i - i0].
+template <class T>
+struct Point {
+  int64_t m, k;
+  const T* a;
+  const T* b;        // whole vectors of it are read
+  int64_t ldb;       // two vectors where `keep` is null
+  T* keep;           // room for k x 2 vectors, where the first block leaves B for the others; null: B is near already
+  T* c;
+  int64_t ldc;
+  int n;
+  bool around;       // c is written around the caches: whole vectors aligned to vectors, Micro::settle() at the end
+  // What will be read next, fetched into L2 meanwhile: next[line[l] + p * next_step], l < lines, p < k.
+  const T* next;
+  int64_t next_step;
+  const int64_t* line;
+  int64_t lines;
+};
+
+// c[i * ldc + j] (+)= sum over segments g and p < k of a[g * a_segment + i * lda + p] * b[g * b_segment + p * w + j],
+// i < m, j < w, two vectors. B is packed.
+template <class T>
+struct Sums {
+  int64_t m, k, segments;
+  const T* a;
+  int64_t lda, a_segment;
+  const T* b;
+  int64_t b_segment;
+  T* c;
+  int64_t ldc;
+  bool add;
+  // What will be read next: 16 lines of each of `next_rows` rows, fetched into L2 meanwhile, row i with row i of A.
+  const T* next;
+  int64_t next_step, next_rows;
+};
+
 template <class T>
 struct Micro {
   int lanes;  // elements of a vector
@@ -82,8 +120,9 @@ struct Micro {
                 const Piece* pieces, int64_t count, const Lane<T>* orders);
   // Rows lo to hi - 1 of the results of a filter, into y (whose first row is row 0).
   void (*filter)(const Filter& f, const T* x, const T* w, T* y, int64_t lo, int64_t hi);
-  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes.
-  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum);
+  // sum[(i * window[1] + j) * lanes + l] += what element (i, j) of the window meets times dy, added up by lanes. The
+  // planes next_x and next_dy, which come next, are fetched meanwhile.
+  void (*filter_sums)(const Filter& f, const T* x, const T* dy, T* sum, const T* next_x, const T* next_dy);
   // sum[p * lanes + l] += b[off[p] + from + l] * c[to + l] over the pieces (in order, no lists), p < k. Nothing but the
   // lanes below n is read.
   void (*traces)(int64_t k, T* sum, const int64_t* off, const T* b, const T* c, const Piece* pieces, int64_t count);
@@ -100,6 +139,11 @@ struct Micro {
   // Copies `runs` runs of `len` elements: run r from src + off[r * len] to dst + r * len. Writes and reads up to 15
   // elements beyond each run (later runs overwrite it).
   void (*runs)(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len);
+  void (*point)(const Point<T>& p);
+  void (*sums)(const Sums<T>& t);
+  // Copies n elements around the caches, settle() at the end.
+  void (*around)(T* to, const T* from, int64_t n);
+  void (*settle)();  // what was written around the caches is there for other threads
 };
 
 struct MicroTable {

@@ -196,5 +196,17 @@ void runs(T* dst, const T* src, const int64_t* off, int64_t runs, int64_t len) {
     for (int64_t r = 0; r < runs; ++r) std::memcpy(dst + r * len, src + off[r * len], size_t(len) * sizeof(T));
 }
 
+template <class T>
+void around(T* to, const T* from, int64_t n) {
+  using V = typename Vec<T>::type;
+  constexpr int64_t L = Vec<T>::lanes;
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(to) % kVectorBytes / sizeof(T));
+  int64_t j = past ? L - past : 0;
+  if (j > n) j = n;
+  if (j > 0) store_part(to, load_part(from, j), j);
+  for (; j + L <= n; j += L) store_around(to + j, V(load(from + j)));
+  if (j < n) store_part(to + j, load_part(from + j, n - j), n - j);
+}
+
 }  // namespace
 }  // namespace knet::cpu::KNET_ISA

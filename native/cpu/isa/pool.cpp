@@ -82,7 +82,7 @@ bool max_planes(const PoolWindow& g, const void* planes, void* out, int64_t* at,
             for (int64_t j = 0; j < g.w[1]; ++j)
               for (int64_t k = 0; k < g.w[2]; ++k) {
                 const V v = strided<T, S>(from + i * g.pitch[0] + j * g.pitch[1] + k, stride, reach, lanes);
-                const I take = I(v > best) | (I(v != v) & I(best == best));
+                const I take = ~I(v <= best) & I(best == best);  // greater, or the first NaN
                 best = take ? v : best;
                 where = take ? index + E(first + i * g.index_pitch[0] + j * g.index_pitch[1] + k) : where;
               }

@@ -117,6 +117,26 @@ inline __attribute__((always_inline)) void store_part(T* c, typename Vec<T>::typ
 #endif
 }
 
+// A whole vector, written around the caches where the instruction set can; c must be aligned to vectors, and others may
+// read it after settle().
+template <class T>
+inline __attribute__((always_inline)) void store_around(T* c, typename Vec<T>::type v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) _mm512_stream_ps(c, (__m512)v);
+  else _mm512_stream_pd(c, (__m512d)v);
+#elif defined(__AVX__)
+  if constexpr (sizeof(T) == 4) _mm256_stream_ps(c, (__m256)v);
+  else _mm256_stream_pd(c, (__m256d)v);
+#else
+  *reinterpret_cast<typename Vec<T>::type*>(c) = v;
+#endif
+}
+inline void settle() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
 // Numbers of lanes.
 template <class T>
 using LaneList __attribute__((vector_size(kVectorBytes))) = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
