@@ -55,9 +55,9 @@ def main():
         else:
             print(f"{f}: not installed")
     for model in args.models.split(","):
-        quiet = interleave.turns(workers, model, args.repeats)
+        quiet = interleave.turns(workers, model, args.repeats, args.threads)
         with busy(interleave.CORES):
-            loud = interleave.turns(workers, model, args.repeats)
+            loud = interleave.turns(workers, model, args.repeats, args.threads)
         for f in workers:
             print(f"{model:6} {f:6} alone {quiet[f] / STEPS * 1e3:8.3f} ms   beside {interleave.CORES} busy processes "
                   f"{loud[f] / STEPS * 1e3:9.3f} ms   {loud[f] / quiet[f]:6.2f} times as long", flush=True)

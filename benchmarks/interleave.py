@@ -20,6 +20,9 @@ CHOOSERS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"
             "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS",
             "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
 BLOCK = 0.004  # seconds of work in a turn
+# Seconds between turns. Threads of OpenBLAS wait for work by counting for up to 25 ms, OpenMP's for some, and whoever comes
+# next takes three times as long.
+PAUSE = 0.05
 # The modules of frameworks whose names are not their module's.
 LIBRARIES = {"channels-last": "torch", "compile": "torch", "copy": "numpy", "tf": "tensorflow"}
 CORES = len(os.sched_getaffinity(0))
@@ -129,20 +132,21 @@ def serve(make, framework, threads, gradients=False):
                 continue
             for _ in range(3):
                 f()
+        f()  # threads and caches are awake
         start = time.perf_counter()
         for _ in range(times):
             f()
         print(json.dumps((time.perf_counter() - start) / times), flush=True)
 
 
-def turns(workers, case, repeats, of=statistics.median):
+def turns(workers, case, repeats, threads, of=statistics.median):
     """Seconds of a call of each worker, the median (or `of`) of the turns that they take."""
     calls = {f: max(1, int(BLOCK / w.ask(case, 1))) for f, w in workers.items()}
     taken = {f: [] for f in workers}
     for _ in range(repeats):
         for f, w in workers.items():
             taken[f].append(w.ask(case, calls[f]))
-            time.sleep(0.002)  # waiting threads go to sleep
+            time.sleep(PAUSE if threads > 1 else 0.002)
     return {f: of(v) for f, v in taken.items()}
 
 
@@ -178,7 +182,7 @@ def main(file, make, frameworks, cases, label, work, doc, unit="GFLOP/s", check=
             if args.only not in name:
                 continue
             word = check(case, {f: w.ask(case, 0) for f, w in workers.items() if f not in apart}) if check else ""
-            t = turns(workers, case, args.repeats, min if args.least else statistics.median)
+            t = turns(workers, case, args.repeats, threads, min if args.least else statistics.median)
             ratio = min((v for f, v in t.items() if f != "knet" and f not in apart), default=t["knet"]) / t["knet"]
             if work:
                 digits = 0 if unit == "GFLOP/s" else 1
