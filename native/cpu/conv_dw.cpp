@@ -250,7 +250,7 @@ class ConvDwPoint final : public Step {
                                    reinterpret_cast<T*>(area), 2, source_.reach(2, 0, g_.y[2], g_.y[2]));
       const T *a = turns_x_ ? d : s, *b = turns_x_ ? s : d;
       const int64_t step = plane <= kBlock ? plane : kBlock;
-      for (int64_t q = 0; q < plane; q += step) 
+      for (int64_t q = 0; q < plane; q += step)
         multiply(a, g_.groups * wide_ * plane, b, image, together, q, std::min(step, plane - q));
     }
     T* to = dw + group * g_.out_channels * g_.in_channels;

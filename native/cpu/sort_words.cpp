@@ -8,18 +8,19 @@
 #include "threads.h"
 
 namespace knet::cpu {
-namespace {
 
 #ifdef KNET_X86
-const SortTable& table() { return pick(v2::sort_table, v3::sort_table, v4::sort_table); }
+const SortTable& sorting() { return pick(v2::sort_table, v3::sort_table, v4::sort_table); }
 #else
-const SortTable& table() { return base::sort_table; }
+const SortTable& sorting() { return base::sort_table; }
 #endif
+
+namespace {
 
 template <class U>
 const Quicksort<U>& quicksort() {
-  if constexpr (sizeof(U) == 4) return table().of32;
-  else return table().of64;
+  if constexpr (sizeof(U) == 4) return sorting().of32;
+  else return sorting().of64;
 }
 
 // Bits [low, high) cut into digits of at most 11 bits, of nearly one length.

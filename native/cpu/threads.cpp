@@ -33,11 +33,10 @@ constexpr auto kSpin = std::chrono::microseconds(20);
 // of an LSTM came late to the next, for which the others then waited and fell asleep (216 us a product instead of 138).
 constexpr auto kTail = std::chrono::microseconds(200);
 // To wake a sleeping worker takes its waker 13 us in a virtual machine (1 or 2 without one), and the worker begins 45 us
-// later, with the data in another core's cache. A spinning one begins at once. So:
-// a helper must find about this much work,
+// later, with the data in another core's cache. A spinning one begins at once. So: a helper must find about this much work,
 constexpr double kWorkPerThreadNs = 4e3;
-// less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a perceptron's step (60 us each) took 127 us on
-// one core, 170 on four that slept between.
+// less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a
+// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between.
 constexpr double kColdNs = 150e3;
 // A program of this much work for several threads wakes a worker when it begins, and that one the next.
 constexpr double kRouseNs = 100e3;
@@ -45,10 +44,10 @@ constexpr double kRouseNs = 100e3;
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
-// On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core back
-// sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least): LeNet's step
-// beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the workers, 13.2 for the caller as
-// well; 4.7 alone.
+// On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core
+// back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least):
+// LeNet's step beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the workers, 13.2
+// for the caller as well; 4.7 alone.
 constexpr uint64_t kSliceNs = 100'000;
 constexpr int kMaxThreads = 1024;
 

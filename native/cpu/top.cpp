@@ -12,12 +12,6 @@
 namespace knet::cpu {
 namespace {
 
-#ifdef KNET_X86
-const SortTable& table() { return pick(v2::sort_table, v3::sort_table, v4::sort_table); }
-#else
-const SortTable& table() { return base::sort_table; }
-#endif
-
 // Keys of up to 32 bits and positions below 2^32 travel as one word: key << 32 | position.
 struct Packed {
   uint64_t word;
@@ -44,7 +38,7 @@ class TopStep : public Step {
 
  public:
   TopStep(Axis axis, DType dtype, int64_t k, bool largest)
-      : skip_(table().skip[largest][int(dtype)]), axis_(axis), k_(k), room_(k + std::max<int64_t>(k, 32)),
+      : skip_(sorting().skip[largest][int(dtype)]), axis_(axis), k_(k), room_(k + std::max<int64_t>(k, 32)),
         largest_(largest) {
     if (axis.n > int64_t(1) << 32)
       throw Error(Error::Value,

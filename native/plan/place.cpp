@@ -232,7 +232,7 @@ class Placer {
     List<uint32_t> order(kernel.n_out);
     std::iota(order.begin(), order.end(), 0u);
     if (const TileProgram* p = kernel.tile.get())
-      std::stable_sort(order.begin(), order.end(), [p](uint32_t a, uint32_t b) { return p->outputs[a].reg < p->outputs[b].reg; });
+      std::ranges::stable_sort(order, {}, [p](uint32_t o) { return p->outputs[o].reg; });
     return order;
   }
 

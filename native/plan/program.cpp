@@ -81,9 +81,10 @@ class Flat final : public Program {
     constants(g, p);
     results(s, p);
     calls(s, p);
-    footprint = sizeof(*this) + steps_.size() * (sizeof(steps_[0]) + sizeof(lines_[0])) + operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) +
-                calls_.size() * sizeof(Call) + numbers_.size() * sizeof(Number) + targets_.size() * sizeof(int64_t) +
-                gifts_.size() * sizeof(Gift) + results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
+    footprint = sizeof(*this) + steps_.size() * (sizeof(steps_[0]) + sizeof(lines_[0])) +
+                operands_.size() * sizeof(Operand) + moves_.size() * sizeof(Move) + calls_.size() * sizeof(Call) +
+                numbers_.size() * sizeof(Number) + targets_.size() * sizeof(int64_t) + gifts_.size() * sizeof(Gift) +
+                results_.size() * sizeof(Result) + (constants_ ? constants_->bytes : 0);
     // What the device shares between plans is not counted.
   }
 

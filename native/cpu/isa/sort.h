@@ -32,4 +32,6 @@ namespace v4 { extern const SortTable sort_table; }
 namespace base { extern const SortTable sort_table; }
 #endif
 
+const SortTable& sorting();  // of this processor's instruction set
+
 }  // namespace knet::cpu
