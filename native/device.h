@@ -105,9 +105,9 @@ class Device {
   virtual void release(void*, size_t bytes) = 0;
   virtual MemoryStats memory() const = 0;
   virtual void trim() = 0;  // give pooled memory back to the system
-  // Steps of `cost_ns` and more may use several threads. expect() says that such work begins within about 20 us.
+  // Steps of `cost_ns` and more may use several threads. expect() says that such work begins in about `in_ns`.
   virtual double threads_from_ns() const { return 0; }
-  virtual void expect(double /*cost_ns*/) {}
+  virtual void expect(double /*cost_ns*/, double /*in_ns*/) {}
 };
 Device& device(DeviceId);  // throws Error::Runtime if it was not built in or is not there
 Device& cpu_device();      // native/cpu/device.cpp

@@ -11,7 +11,7 @@ template <class T>
 void add_chunks(T* dw, const T* partial, int64_t size, int64_t chunks) {
   if (chunks == 1) return;
   const int64_t share = 4096;
-  parallel((size + share - 1) / share, double(size * chunks) * 0.1, [&](int64_t task) {
+  parallel((size + share - 1) / share, double(size * chunks) * 0.2, [&](int64_t task) {
     const int64_t first = task * share, last = std::min(size, first + share);
     for (int64_t chunk = 1; chunk < chunks; ++chunk) {
       const T* from = partial + (chunk - 1) * size;
@@ -46,8 +46,8 @@ class ConvDw final : public Step {
               double(g.images * g.groups * g.y_plane()) * double(g.patch()) * (run_ == 1 ? 0.5 : 0.12) + 200;
     // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
     const double per_chunk = cost_ns / double(blocks_ * g.groups);
-    chunks_ = std::clamp<int64_t>(std::min(int64_t(per_chunk / 100e3), 16 / (blocks_ * std::max<int64_t>(1, g.groups))),
-                                  1, std::max<int64_t>(1, g.images));
+    chunks_ = std::min(int64_t(per_chunk / 100e3), 16 / (blocks_ * std::max<int64_t>(1, g.groups)));
+    chunks_ = std::clamp<int64_t>(even_tasks(chunks_), 1, std::max<int64_t>(1, g.images));
     size_ = g.groups * g.out_channels * g.patch();
     scratch_bytes = chunks_ > 1 ? size_t(size_ * (chunks_ - 1)) * sizeof(T) : 0;
   }
@@ -158,10 +158,12 @@ class ConvDwPoint final : public Step {
     // 8 tasks of 100 us or more: chunks of images, each with a dw of its own, while adding them takes 3 % or less (1 ns
     // an element); then blocks of rows of the wider side. Their sums are 1 MiB at most.
     const int64_t wanted = std::clamp<int64_t>(int64_t(cost_ns / 100e3), 1, 8);
-    chunks_ = std::clamp<int64_t>(std::min(int64_t(0.03 * cost_ns / double(size_)), wanted / g.groups), 1, g.images);
+    chunks_ = std::min(int64_t(0.03 * cost_ns / double(size_)), wanted / g.groups);
+    chunks_ = std::clamp<int64_t>(even_tasks(chunks_), 1, g.images);
     // Each block would copy the image again where strides are to be taken apart. Where there are several, the narrower
     // side is turned before: 1024x14x14 by 256 took 6.6 ms when each of 4 turned it, so 6.3.
-    if (!source_.in_place) chunks_ = std::clamp<int64_t>(int64_t(0.06 * cost_ns / double(size_)), 1, g.images);
+    if (!source_.in_place)
+      chunks_ = std::clamp<int64_t>(even_tasks(int64_t(0.06 * cost_ns / double(size_))), 1, g.images);
     blocks_ = source_.in_place ? std::clamp<int64_t>(wanted / (chunks_ * g.groups), 1, wide_ / narrow_) : 1;
     blocks_ = std::max(blocks_, wide_ * pitch_ * int64_t(sizeof(T)) / (1 << 20));
     joined_ = std::clamp<int64_t>(kJoined / plane, 1, (g.images + chunks_ - 1) / chunks_);
@@ -296,7 +298,7 @@ class ConvDwChannels final : public Step {
     blocks_ = (g.in_channels + most - 1) / most;
     const int64_t wanted = std::clamp<int64_t>(int64_t(cost_ns / 100e3), 1, 8);
     const int64_t tasks = blocks_ * g.groups, affordable = int64_t(0.05 * cost_ns / double(size_));
-    chunks_ = std::clamp<int64_t>(std::min((wanted + tasks - 1) / tasks, affordable), 1, g.images);
+    chunks_ = std::clamp<int64_t>(even_tasks(std::min((wanted + tasks - 1) / tasks, affordable)), 1, g.images);
     blocks_ = std::clamp<int64_t>(wanted / (chunks_ * g.groups), blocks_, g.in_channels);
     channels_ = (g.in_channels + blocks_ - 1) / blocks_;
     blocks_ = (g.in_channels + channels_ - 1) / channels_;
@@ -423,7 +425,7 @@ class ConvDwLines final : public Step {
     cost_ns = each * double(g.images * g.groups) + 100;
     // Chunks of images, each with a dw of its own: 100 us each or more, and no more than 16 tasks need.
     const int64_t groups = std::max<int64_t>(1, g.groups), images = std::max<int64_t>(1, g.images);
-    chunks_ = std::clamp<int64_t>(std::min(int64_t(each * double(images) / 100e3), 16 / groups), 1, images);
+    chunks_ = std::clamp<int64_t>(even_tasks(std::min(int64_t(each * double(images) / 100e3), 16 / groups)), 1, images);
     together_ = std::clamp<int64_t>(int64_t(30e3 / (each * double(images / chunks_) + 1)), 1, groups);
     size_ = g.groups * g.out_channels * g.patch();
     scratch_bytes = size_t(size_ * (chunks_ - 1)) * sizeof(T);

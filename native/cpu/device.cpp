@@ -104,7 +104,7 @@ class CpuDevice final : public Device {
   MemoryStats memory() const override { return pool_.stats(); }
   void trim() override { pool_.trim(); }
   double threads_from_ns() const override { return cpu::kSerialNs; }
-  void expect(double cost_ns) override { cpu::expect(cost_ns); }
+  void expect(double cost_ns, double in_ns) override { cpu::expect(cost_ns, in_ns); }
 
  private:
   Pool& pool_ = Pool::host();

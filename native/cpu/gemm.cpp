@@ -163,7 +163,8 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
     int64_t most = std::max<int64_t>(256, round_up((int64_t(1) << 16) / std::max<int64_t>(k, 1), 64));
     (m == 1 ? tile_n_ : tile_m_) = std::min(most, std::max(m, n));
   } else {
-    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows.
+    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows: with
+    // b in no cache 100x800x500 took 11 % less in 16 tiles of 100x32 than of 50x64, which read it twice.
     // Where a is packed, rows are: 800x100x500 took 575 us in tiles of 112x500, 620 in tiles of 280x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
     for (int64_t rows; (rows = (m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < pieces;) {
@@ -172,8 +173,8 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
       else if (tile_n_ > std::max(tile_m_, 2 * width)) halve(tile_n_, width);
       else if (tile_m_ > 16 * micro.rows) halve(tile_m_, micro.rows);
       else if (tile_n_ > 2 * width) halve(tile_n_, width);
-      else if (tile_m_ > 4 * micro.rows) halve(tile_m_, micro.rows);
       else if (tile_n_ > width) halve(tile_n_, width);
+      else if (tile_m_ > 4 * micro.rows) halve(tile_m_, micro.rows);
       else if (tile_m_ > 2 * micro.rows) halve(tile_m_, micro.rows);
       else break;
     }

@@ -414,12 +414,15 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
   for (int64_t i = 0; i < tasks; ++i) body(i);
 }
 
-void expect(double cost_ns) {
+void expect(double cost_ns, double in_ns) {
   const int most = threads();
   if (most == 1 || inside) return;
   Pool& p = pool();
-  if (p.awake()) p.hold();
-  else if (cost_ns >= kRouseNs) p.rouse(most - 1);
+  if (!p.awake()) {
+    if (cost_ns >= kRouseNs) p.rouse(most - 1);
+  } else if (in_ns <= kSpin.count() * 1e3) {
+    p.hold();
+  }
 }
 
 }  // namespace knet::cpu

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/threads.h"
 #include "cpu/tile_pick.h"
 #include "cpu/tile_rewrite.h"
 #include "cpu/tile_step.h"
@@ -19,13 +20,13 @@ constexpr int64_t kMaxRow = 16384;
 constexpr int64_t kInParts = 2 * kTile;
 // A row operand meets a full one row by row from this row length on; below, it is spread over a register first.
 constexpr int64_t kLongRow = 32;
-// Tasks: at most this many (each has its own partial results), none shorter than this.
+// Tasks: at most this many (each has its own partial results), of about this length.
 constexpr int64_t kMaxTasks = 64;
+constexpr double kTaskNs = 2e3;
 // A kernel of so many operations computes for so long that the processor's own prefetching stops in between; it
 // fetches ahead by itself what is too large for a cache.
 constexpr size_t kMinAhead = 6;
 constexpr int64_t kAheadBytes = 1 << 20;
-constexpr double kTaskNs = 4e3;
 
 class Builder {
  public:
@@ -492,19 +493,19 @@ class Builder {
     for (const Gather& g : s.gathers)
       cost_ += g.row ? 0 : g.walk.rank && g.walk.stride[g.walk.rank - 1] == 1 ? 0.1 : 0.6;
     s.cost_ns = cost_ * double(n) + 10.0 * double(s.body.size()) * double(s.tiles) + 30;
-    const double tile_ns = s.cost_ns / double(std::max<int64_t>(s.tiles, 1));
     // Partial rows are combined at the end: no more of them than an eighth of the rows, or column blocks instead.
     int64_t most = reduces_cols_ ? std::clamp<int64_t>(s.rows / 8, 1, kMaxTasks) : kMaxTasks;
     s.by_columns = reduces_cols_ && s.segments > 1 && most < std::min(s.segments, kMaxTasks);
-    int64_t units = s.by_columns ? s.segments : s.tiles;
-    double unit_ns = s.by_columns ? tile_ns * double(s.rows) : tile_ns;
     if (s.by_columns) most = kMaxTasks;
     // The same for other accumulators that each task has: no more of them than an eighth of the elements.
     most = std::clamp<int64_t>(n / (8 * most_cells_), 1, most);
-    s.tiles_per_task = std::max<int64_t>((units + most - 1) / most, int64_t(kTaskNs / std::max(unit_ns, 1.0)) + 1);
-    if (!s.by_columns && stores_rows_ && s.segments > 1)  // a row, and what is stored of it, belongs to one task
-      s.tiles_per_task = (s.tiles_per_task + s.segments - 1) / s.segments * s.segments;
-    s.tasks = std::max<int64_t>((units + s.tiles_per_task - 1) / s.tiles_per_task, 1);
+    // A row, and what is stored of it, belongs to one task.
+    const bool whole_rows = !s.by_columns && stores_rows_ && s.segments > 1;
+    s.units = s.by_columns ? s.segments : whole_rows ? s.rows : s.tiles;
+    s.unit_tiles = whole_rows ? s.segments : 1;
+    if (s.cost_ns >= kSerialNs) {
+      s.tasks = std::clamp<int64_t>(std::min(most, s.units), 1, even_tasks(int64_t(s.cost_ns / kTaskNs)));
+    }
     size_t at = 0;
     for (Result& r : s.results) {
       if (r.what < Result::ReduceAll) continue;

@@ -154,8 +154,9 @@ void TileStep::task(int64_t t, char* const* out, const char* const* in, char* sc
   };
   for (const Result& r : results)
     if (r.near != kNone) clear(r);
+  const int64_t first = units * t / tasks * unit_tiles, end = units * (t + 1) / tasks * unit_tiles;
   if (by_columns) {
-    for (int64_t s = t * tiles_per_task, end = std::min(s + tiles_per_task, segments); s < end; ++s) {
+    for (int64_t s = first; s < end; ++s) {
       int64_t c = s * tile_cols, n = std::min(tile_cols, cols - c);
       for (const Result& r : results)
         if (r.what == Result::ReduceCols) r.fold->identity(scratch + r.at + size_t(c) * r.acc_item, n);
@@ -163,12 +164,12 @@ void TileStep::task(int64_t t, char* const* out, const char* const* in, char* sc
       flush(c, n);
     }
   } else if (segments > 1) {
-    for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+    for (int64_t k = first; k < end; ++k) {
       int64_t r = k / segments, c = (k - r * segments) * tile_cols;
       tile(r, 1, c, std::min(tile_cols, cols - c), t, slot, out, in, scratch);
     }
   } else {
-    for (int64_t k = t * tiles_per_task, end = std::min(k + tiles_per_task, tiles); k < end; ++k) {
+    for (int64_t k = first; k < end; ++k) {
       int64_t r = k * tile_rows, m = std::min(tile_rows, rows - r);
       tile(r, m, 0, m * cols, t, slot, out, in, scratch);
     }

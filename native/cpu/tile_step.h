@@ -85,7 +85,8 @@ class TileStep final : public Step {
   std::string text() const override { return description; }
 
   int64_t rows = 1, cols = 1, tile_rows = 1, tile_cols = 1, segments = 1;  // segments: tiles to a row
-  int64_t tiles = 0, tiles_per_task = 1, tasks = 1;
+  int64_t tiles = 0, tasks = 1;
+  int64_t units = 0, unit_tiles = 1;  // what tasks share evenly: tiles, rows of several tiles, or columns of tiles
   int64_t part = 0;         // elements of a row that go through a stage together
   bool by_columns = false;  // tasks are column blocks, each through all rows
   bool folds = false;

@@ -34,7 +34,7 @@ struct Call {
   uint32_t operands;  // the first; results come before inputs
   uint32_t n_out, n_in;
   int64_t scratch;
-  double soon = 0;  // cost of the next step for several threads, if it begins soon after this one does
+  double coming = 0, in = 0;  // cost of the steps for several threads that come soon (0: none do), and how soon (ns)
 };
 
 struct Number {  // a bound scalar and its place in the arena
@@ -116,10 +116,10 @@ class Flat final : public Program {
     Block<char*, 64> pointers(most_operands_);
     const Call* c = calls_.data();
     Device& on = device(device_);
-    if (spread_ns_ > 0) on.expect(spread_ns_);
+    if (spread_ns_ > 0) on.expect(spread_ns_, 0);
     try {
       for (const Call* end = c + calls_.size(); c != end; ++c) {
-        if (c->soon > 0) on.expect(c->soon);
+        if (c->coming > 0) on.expect(c->coming, c->in);
         const Operand* from = operands_.data() + c->operands;
         const uint32_t n = c->n_out + c->n_in;
         for (uint32_t i = 0; i < n; ++i) {
@@ -248,19 +248,20 @@ class Flat final : public Program {
     expectations();
   }
 
-  // Threads that wait for work are told of what comes within kSoonNs, so that they do not fall asleep just before it.
+  // Threads are told of the work that comes for them, so that they do not fall asleep just before it, or wake in time.
   void expectations() {
-    constexpr double kSoonNs = 20e3;
+    constexpr double kSoonNs = 100e3;
     const double from = device(device_).threads_from_ns();
-    double until = 2 * kSoonNs, next = 0;  // from here to the next step for several threads, and its cost
+    double until = kSoonNs, next = 0;  // from here to the next step for several threads; its cost and of those soon after
     for (size_t k = calls_.size(); k-- > 0;) {
       const double cost = steps_[k]->cost_ns;
       if (from > 0 && cost >= from) {
-        spread_ns_ += next = cost;
+        spread_ns_ += cost;
+        next = cost + (until < kSoonNs ? next : 0);
         until = 0;
       } else {
         until += cost;
-        if (until < kSoonNs) calls_[k].soon = next;
+        if (until < kSoonNs) calls_[k].coming = next, calls_[k].in = until;
       }
     }
   }

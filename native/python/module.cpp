@@ -103,7 +103,7 @@ NB_MODULE(_core, m) {
   // ---- differentiated calls (grad.py)
   m.def("enter", [] {
     Trace::current().enter();
-    cpu_device().expect(0);  // in a training loop the next step begins here
+    cpu_device().expect(0, 0);  // in a training loop the next step begins here
   });
   m.def("leave", [] {
     Trace& t = Trace::current();
