@@ -5,6 +5,7 @@
 // pointer that moves with the tile. Everything else lives in registers: pieces of a thread-local arena that stay in the
 // cache.
 #pragma once
+#include <array>
 #include "cpu/isa/tile_tables.h"
 #include "cpu/tile_walk.h"
 #include "device.h"
@@ -108,13 +109,23 @@ class TileStep final : public Step {
   std::string description;
 
  private:
-  void task(int64_t t, char* const* out, const char* const* in, char* scratch) const;
-  void tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out, const char* const* in,
-            char* scratch) const;
-  void in_parts(const Stage&, int64_t r, int64_t t, char** slot, char* const* out, const char* const* in, char* scratch,
-                class Ahead&) const;
-  void finish(const Result&, int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, char* const* out,
-              char* scratch) const;
+  struct Fetched {  // an operand that is fetched ahead
+    const char* data;
+    uint32_t item;
+  };
+  struct Run {
+    char* const* out;
+    const char* const* in;
+    char* scratch;
+    std::array<Fetched, 12> fetched = {};  // more operands would be more streams than the processor follows
+    size_t n_fetched = 0;
+  };
+  class Ahead;
+  void task(int64_t t, const Run&) const;
+  void tile(int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, const Run&) const;
+  void in_parts(const Stage&, int64_t r, int64_t t, char** slot, const Run&, Ahead&) const;
+  void finish(const Result&, int64_t r, int64_t m, int64_t c, int64_t n, int64_t t, char** slot, const Run&) const;
+  void combine(const Result&, char* acc) const;
 };
 
 }  // namespace knet::cpu::tile
