@@ -131,7 +131,47 @@ def test_trees_are_batched_by_level():
     w = weights(rng, (50, 8), (8, 8), (8, 8), (8,))
     t = (((1, 2), (3, 4)), ((5, 6), (7, 8)))
     done = joined(grad(lambda w: encode(w, t).sum()), w)
-    assert [n for n, op in done if op == "matmul"][:6] == [4, 4, 2, 2, 2, 2]
+    products = [n for n, op in done if op == "matmul"]
+    assert products[:4] == [4, 4, 2, 2]  # up; that of the root alone, and down again 14 products, most of them as a few
+    assert sum(products[4:]) >= 11 and len(products) <= 8
+
+
+def rows_of_a_tree(w, t):
+    """The same tree of rows: matrices of one row."""
+    if isinstance(t, int):
+        return w[0][t:t + 1]
+    return knet.tanh(rows_of_a_tree(w, t[0]) @ w[1] + rows_of_a_tree(w, t[1]) @ w[2] + w[3])
+
+
+def test_trees_of_rows_and_of_vectors():
+    """Both forms are batched alike: what lies between the products of a recurrence is left to them."""
+    rng = np.random.default_rng(2)
+    w = [knet.array(a.numpy().astype("float32")) for a in weights(rng, (50, 64), (64, 64), (64, 64), (64,))]
+    t = random_tree(rng, 25)
+    of_vectors = gradloss(lambda w: (encode(w, t) ** 2).sum())
+    of_rows = gradloss(lambda w: (rows_of_a_tree(w, t) ** 2).sum())
+    turned = [w[0], w[1].T, w[2].T, w[3]]
+    for a, b in zip(of_vectors(w)[0], of_rows(turned)[0]):
+        np.testing.assert_allclose(a.numpy(), (b.T if b.shape == (64, 64) else b).numpy(), rtol=1e-4, atol=1e-5)
+    kernels = [knet.explain(f, x).runs[0]["kernels"] for f, x in [(of_vectors, w), (of_rows, turned)]]
+    assert max(kernels) <= 90, kernels
+
+
+@pytest.mark.parametrize("form", ["column", "row"])
+def test_vectors(form):
+    """Products of a matrix and vectors: independent ones run as one, outer products add up to one product."""
+    rng = np.random.default_rng(1)
+    w = weights(rng, (7, 5), (7,)) if form == "column" else weights(rng, (5, 7), (7,))
+    xs = [knet.array(rng.standard_normal(5)) for _ in range(6)]
+
+    def loss(w):
+        ys = [knet.tanh((w[0] @ x if form == "column" else x @ w[0]) + w[1]) for x in xs]
+        return sum((y * y).sum() * (k + 1) for k, y in enumerate(ys)) + ys[0] @ ys[1]
+
+    check(loss, w)
+    text = knet.explain(grad(loss), w).text("batched")
+    assert "6 of matmul float64(7,) run as one" in text
+    assert f"6 products {'(7, 5)' if form == 'column' else '(5, 7)'} added up as one" in text
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
@@ -226,6 +266,14 @@ def test_slices_that_are_added_up(rows, features):
         check(lambda w: loss(w, given), w)
         text = knet.explain(grad(lambda w: loss(w, given)), w).text("batched")
         assert (f"{len(at)} slices (1, {features}) added up as one" in text) == (features < 1000)
+
+
+def test_slices_are_added_into_one_array_of_zeros():
+    x = knet.array(np.arange(15.0).reshape(5, 3))
+    loss = lambda x: sum((x[i] * x[i]).sum() * (i + 1) for i in range(5))
+    recorded = knet.explain(grad(loss), x).text("differentiated")
+    assert recorded.count("= slice_add(") == 10 and recorded.count("float64(5, 3) = broadcast_to(") == 1
+    np.testing.assert_allclose(grad(loss)(x).numpy(), 2 * x.numpy() * np.arange(1, 6)[:, None])
 
 
 def test_stacks_of_numbers():

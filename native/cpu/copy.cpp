@@ -66,7 +66,10 @@ void copy_row(char* to, int64_t a, const char* from, int64_t b, int64_t n) {
   if (b == 0) {
     T x;
     std::memcpy(&x, from, sizeof(T));
-    if (a == int64_t(sizeof(T))) {
+    const T zero{};
+    if (a == int64_t(sizeof(T)) && std::memcmp(&x, &zero, sizeof(T)) == 0) {
+      std::memset(to, 0, size_t(n) * sizeof(T));  // with the widest stores that there are
+    } else if (a == int64_t(sizeof(T))) {
       T* t = reinterpret_cast<T*>(to);
       for (int64_t i = 0; i < n; ++i) t[i] = x;
     } else {

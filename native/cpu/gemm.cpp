@@ -306,9 +306,20 @@ struct Problem {
   Batch batch;
 };
 
-Problem problem(const Layout& out, const Layout& a, const Layout& b) {
+// A vector as the matrix that it stands for: a row on the left (input 0), a column on the right.
+Layout matrix(int input, Layout l) {
+  if (l.shape.rank != 1) return l;
+  const int at = input == 0 ? 1 : 0;  // its own dimension
+  l.shape = at ? Shape{1, l.shape[0]} : Shape{l.shape[0], 1};
+  l.stride[at] = l.stride[0];
+  l.stride[1 - at] = 1;
+  return l;
+}
+
+Problem problem(const Layout& out, const Layout& left, const Layout& right) {
   Problem q;
-  const int ra = a.shape.rank, rb = b.shape.rank, ro = out.shape.rank;
+  const Layout a = matrix(0, left), b = matrix(1, right);
+  const int ra = a.shape.rank, rb = b.shape.rank, ro = std::max(ra, rb);
   q.m = a.shape[ra - 2];
   q.k = a.shape[ra - 1];
   q.n = b.shape[rb - 1];
@@ -479,9 +490,10 @@ std::unique_ptr<Step> make_matmul(Op, std::span<const Layout> out, std::span<con
 constexpr uint32_t kTurnOnce = 8;
 
 // The matrices row- or column-major, the batch dimensions anyhow.
-bool accepts_matmul(Op, int input, const Layout& l, uint32_t readers) {
+bool accepts_matmul(Op, int input, const Layout& given, uint32_t readers) {
+  if (input == 2) return given.is_contiguous();
+  const Layout l = matrix(input, given);
   const int r = l.shape.rank;
-  if (input == 2) return l.is_contiguous();
   const int64_t rows = l.shape[r - 2], cols = l.shape[r - 1], rs = l.stride[r - 2], cs = l.stride[r - 1];
   bool row_major = (cs == 1 || cols == 1) && (rs >= cols || rows == 1);
   bool col_major = (rs == 1 || rows == 1) && (cs >= rows || cols == 1);

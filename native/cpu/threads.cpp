@@ -109,6 +109,7 @@ void take_short_slices() {
   static_assert(sizeof attr == 48);
   constexpr uint64_t kResetOnFork = 1;
   if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) || attr.policy != SCHED_OTHER) return;
+  if (attr.nice < 0) return;  // it would be reset in children as well
   attr.runtime = kSliceNs;
   attr.flags |= kResetOnFork;
   syscall(SYS_sched_setattr, 0, &attr, 0);

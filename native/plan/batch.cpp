@@ -7,7 +7,8 @@
 // nobody waits for, when all of them are there: as one. The nodes of a tree are fired level by level.
 //
 // What follows a group is drawn in: as long as all members have alike consumers (a bias, a softmax, its derivative), these
-// become one operation on the stack as well. Small elementwise operations on members are seeds themselves.
+// become one operation on the stack as well. Small elementwise operations on members are seeds themselves, but not
+// between the products of a recurrence.
 //
 // All other nodes are emitted when somebody asks for their values, so that what belongs together stays together.
 //
@@ -77,10 +78,16 @@ void Batcher::prepare() {
   uses_.resize(g_.ins.size());
   Values at(use_at_.begin(), use_at_.end() - 1);
   missing_.assign(n_nodes, 0);
+  on_right_.assign(n_values, 0);
+  on_left_.assign(n_values, 0);
   for (uint32_t i = 0; i < n_nodes; ++i) {
     const auto in = g_.in(g_.nodes[i]);
     missing_[i] = uint32_t(in.size());
     for (uint32_t j = 0; j < in.size(); ++j) uses_[at[in[j]]++] = {i, j};
+    if (is_product(g_, g_.nodes[i])) {
+      ++on_right_[in[1]];
+      ++on_left_[in[0]];
+    }
   }
   available_.assign(n_nodes, false);
   done_.assign(n_nodes, false);
@@ -88,21 +95,9 @@ void Batcher::prepare() {
   summed_in_.assign(n_values, kNone);
   role_.assign(n_nodes, kNone);
   lifted_at_.assign(n_values, kNone);
-  on_right_.assign(n_values, 0);
-  on_left_.assign(n_values, 0);
-  for (const auto& n : g_.nodes)
-    if (is_plain_product(g_, n)) {
-      ++on_right_[g_.in(n)[1]];
-      ++on_left_[g_.in(n)[0]];
-    }
   find_sums();
   find_scatters();
-  // A chain of additions is one step; of slices, which have an order, it is as long as it is.
-  height_.assign(n_nodes, 0);
-  for (size_t i = n_nodes; i-- > 0;) {
-    const uint32_t from = height_[i] + (!absorbed_[i] || g_.nodes[i].op == Op::slice_add);
-    for (uint32_t v : g_.in(g_.nodes[i])) height_[g_.maker[v]] = std::max(height_[g_.maker[v]], from);
-  }
+  find_ways();
   out_.reserve(g_, 1.3);
 }
 
@@ -139,21 +134,68 @@ void Batcher::settle() {
   }
 }
 
+// Which matrix of a product others have as well, so that they may run as one; -1: neither.
+int Batcher::shared_side(const Graph::Node& n) const {
+  const uint32_t a = g_.in(n)[0], b = g_.in(n)[1];
+  if (on_right_[b] >= kManyProducts || (on_right_[b] > 1 && small(a))) return 1;
+  return is_column(spec(b).shape) && on_left_[a] > 1 ? 0 : -1;
+}
+
+// How far each node is from the end, and what lies in a recurrence.
+//
+// Between the products of a recurrence, small operations are left to the products: each asks for its operands, and what
+// makes those of a group is lifted with it. As seeds they would be grouped by what they are, and not by who reads them.
+void Batcher::find_ways() {
+  const uint32_t n_nodes = uint32_t(g_.nodes.size());
+  // Products that share a matrix are of one kind. The first 64 kinds have a bit each; the others count as no products.
+  List<uint64_t> kind(n_nodes), before(n_nodes);
+  Table numbers;
+  uint32_t n_kinds = 0;
+  uint64_t recurrent = 0;
+  for (uint32_t i = 0; i < n_nodes; ++i) {
+    const auto& n = g_.nodes[i];
+    uint64_t all = 0;
+    for (uint32_t v : g_.in(n)) all |= before[g_.maker[v]];
+    if (!absorbed_[i] && is_product(g_, n))
+      if (const int side = shared_side(n); side >= 0) {
+        uint32_t& number = numbers[uint64_t(g_.in(n)[size_t(side)]) << 1 | uint64_t(side)];
+        if (number == kNone) number = n_kinds++;
+        kind[i] = number < 64 ? uint64_t(1) << number : 0;
+        recurrent |= all & kind[i];
+      }
+    before[i] = all | kind[i];
+  }
+  // Backward: the longest way to the end, on which a chain of additions is one step, and the kinds that come first.
+  List<uint64_t>& next = before;
+  next.assign(n_nodes, 0);
+  height_.assign(n_nodes, 0);
+  in_recurrence_.resize(n_nodes);
+  for (uint32_t i = n_nodes; i-- > 0;) {
+    const auto& n = g_.nodes[i];
+    in_recurrence_[i] = (next[i] & recurrent) != 0;
+    const uint64_t first = kind[i] ? kind[i] : absorbed_[i] && n.op != Op::add ? 0 : next[i];
+    const uint32_t height = height_[i] + !absorbed_[i];
+    for (uint32_t v : g_.in(n)) {
+      const uint32_t m = g_.maker[v];
+      next[m] |= first;
+      height_[m] = std::max(height_[m], height);
+    }
+  }
+}
+
 // What nodes of one bucket have in common; 0: no seed.
 uint64_t Batcher::signature(uint32_t i) const {
   const auto& n = g_.nodes[i];
   uint64_t h = mix(0x9e3779b97f4a7c15ull, uint64_t(n.op));
-  if (is_plain_product(g_, n)) {
-    const uint32_t a = g_.in(n)[0], b = g_.in(n)[1];
-    const bool right = on_right_[b] >= kManyProducts || (on_right_[b] > 1 && small(a));
-    const bool left = !right && spec(b).shape[1] == 1 && on_left_[a] > 1;
-    if (right) return mix(mix(mix(h, b), spec(a)), 1) | 1;
-    if (left) return mix(mix(mix(h, a), spec(b)), 2) | 1;
-    return 0;
+  if (is_product(g_, n)) {
+    const int side = shared_side(n);
+    if (side < 0) return 0;
+    return mix(mix(mix(h, g_.in(n)[size_t(side)]), spec(g_.in(n)[size_t(1 - side)])), uint64_t(side)) | 1;
   }
   if (n.op == Op::gather && gathers_rows(n)) return mix(mix(h, g_.in(n)[0]), spec(g_.in(n)[1])) | 1;
   // What can run on a stack, on small members of stacks.
-  if (!small(n.out) || n.n_out != 1 || n.n_in == 0 || n.n_in > kMostOperands || n.op == Op::cast) return 0;
+  if (in_recurrence_[i] || !small(n.out)) return 0;
+  if (n.n_out != 1 || n.n_in == 0 || n.n_in > kMostOperands || n.op == Op::cast) return 0;
   if (const Kind k = info(n.op).kind; k != Kind::Elementwise && k != Kind::Reduce && n.op != Op::take_along_axis) return 0;
   bool member = false;
   for (uint32_t v : g_.in(n)) member |= seat_[v].stack != kNone;
@@ -183,7 +225,7 @@ void Batcher::fire(Values nodes) {
 
 bool Batcher::worthwhile(const Values& nodes) const {
   const auto& n = g_.nodes[nodes[0]];
-  if (!is_plain_product(g_, n)) {
+  if (!is_product(g_, n)) {
     if (nodes.size() >= kManyProducts) return true;
     for (size_t j = 0; j < n.n_in; ++j) {  // few: only if nothing must be copied together
       const Values in = operands(nodes, j);
@@ -191,8 +233,8 @@ bool Batcher::worthwhile(const Values& nodes) const {
     }
     return true;
   }
-  const Shape &a = spec(g_.in(n)[0]).shape, &y = spec(n.out).shape;
-  return a[0] * a[1] * y[1] <= kLargeProduct;
+  const Shape &a = spec(g_.in(n)[0]).shape, &b = spec(g_.in(n)[1]).shape;
+  return (a.rank == 1 ? 1 : a[0]) * b.size() <= kLargeProduct;
 }
 
 // In the order in which their operands lie in a stack already.
@@ -235,7 +277,8 @@ Graph batch(Graph g, std::string* told) {
   List<uint32_t> count(g.values.size());
   bool any = false;
   for (const auto& n : g.nodes)
-    if (is_plain_product(g, n)) any |= ++count[g.in(n)[1]] > 1 || (g.values[n.out].shape[1] == 1 && ++count[g.in(n)[0]] > 1);
+    if (is_product(g, n))
+      any |= ++count[g.in(n)[1]] > 1 || (is_column(g.values[g.in(n)[1]].shape) && ++count[g.in(n)[0]] > 1);
   if (any) g = Batcher(std::move(g), told).run();
   if (!accumulate_products(g)) return g;
   return prune(std::move(g));

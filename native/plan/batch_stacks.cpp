@@ -120,7 +120,8 @@ void Batcher::demand(uint32_t node) {
     if (const auto* terms = sum_at(i)) {
       for (const Term& t : *terms)
         if (t.what == Term::Other) need(t.value);
-        else for (uint32_t v : g_.in(g_.made(t.value))) need(v);
+        else if (t.what == Term::Columns) need(g_.in(g_.made(t.value))[0]);
+        else need(t.left), need(t.right);
     } else if (const Values* chain = scatters_at(i)) {
       need(g_.in(g_.nodes[chain->front()])[0]);
       for (uint32_t k : *chain)
@@ -192,8 +193,8 @@ uint32_t Batcher::stacked(const Values& vs) {
            seat_[vs[end]].at == first.at + (end - i))
       ++end;
     const int64_t count = int64_t(end - i);
-    const bool seated = first.stack != kNone && (count > 1 || map_[vs[i]] == kNone);
-    pieces.push_back(reshape(seated ? members(first, count, shape, line) : value(vs[i]), piled_shape(count, shape), line));
+    const uint32_t piece = count > 1 ? members(first, count, shape, line) : value(vs[i]);
+    pieces.push_back(reshape(piece, piled_shape(count, shape), line));
     i = end;
   }
   const int64_t axis[] = {0};
@@ -213,15 +214,18 @@ uint32_t Batcher::seen_as(uint32_t stack, int64_t count, const Shape& member, in
 // Neighbours in a stack: all of it, or (count * d0, d1, ...), one below the other along their first axis, so that a
 // single one is the member itself.
 uint32_t Batcher::members(Seat first, int64_t count, const Shape& member, int32_t line) {
-  const Stack& s = stacks_[first.stack];
+  Stack& s = stacks_[first.stack];
   if (count == s.count) return s.value;
-  const auto* made = &out_.made(s.value);
-  while (made->op == Op::reshape || made->op == Op::slice) made = &out_.made(out_.in(*made)[0]);
-  if (is_view(made->op))  // its axes may not be joined without a copy
-    return rows(seen_as(s.value, s.count, member, line), first.at, count, line);
   const int64_t each = member.rank ? member[0] : 1;
-  const uint32_t pile = reshape(s.value, piled_shape(s.count, member), line);
-  return rows(pile, int64_t(first.at) * each, count * each, line);
+  const Shape pile = piled_shape(s.count, member);
+  if (s.pile == kNone || !(out_.values[s.pile].shape == pile)) {  // (a member may be seen under several shapes)
+    const auto* made = &out_.made(s.value);
+    while (made->op == Op::reshape || made->op == Op::slice) made = &out_.made(out_.in(*made)[0]);
+    if (is_view(made->op))  // its axes may not be joined without a copy
+      return rows(seen_as(s.value, s.count, member, line), first.at, count, line);
+    s.pile = reshape(s.value, pile, line);
+  }
+  return rows(s.pile, int64_t(first.at) * each, count * each, line);
 }
 
 void Batcher::take_seats(const Values& vs, uint32_t stack, bool first_home) {
@@ -295,8 +299,8 @@ bool Batcher::stackable(const Graph::Node& n, std::span<const bool> same) const 
   switch (info(n.op).kind) {
     case Kind::Elementwise: return spec(n.out).shape.rank < kMaxRank;
     case Kind::Contraction: {
-      if (!is_plain_product(g_, n)) return false;
-      return same[1] || (same[0] && spec(g_.in(n)[1]).shape[1] == 1);
+      if (!is_product(g_, n)) return false;
+      return same[1] || (same[0] && is_column(spec(g_.in(n)[1]).shape));
     }
     default: break;
   }
@@ -361,11 +365,13 @@ uint32_t Batcher::together(const Values& nodes, int depth) {
 
 // a @ w for many a: one product of all their rows. w @ x for many columns x: the rows x^T @ w^T.
 uint32_t Batcher::product(const Graph::Node& n, const Values& in, bool right, int64_t count, const Spec& all) {
-  const Shape &a = spec(g_.in(n)[0]).shape, &b = spec(g_.in(n)[1]).shape;
+  Shape a = spec(g_.in(n)[0]).shape, b = spec(g_.in(n)[1]).shape;
+  if (a.rank == 1) a = {1, a[0]};
+  if (b.rank == 1) b = {b[0], 1};
   const int64_t m = right ? a[0] : 1, k = a[1], columns = right ? b[1] : a[0];
   Values now = in;
   now[0] = reshape(right ? in[0] : in[1], Shape{count * m, k}, n.line);
-  now[1] = right ? in[1] : transpose(in[0], n.line);
+  now[1] = right ? reshape(in[1], b, n.line) : transpose(reshape(in[0], a, n.line), n.line);
   Spec flat = all;
   flat.shape = Shape{count * m, columns};
   return out_.add(Op::matmul, now, {}, {&flat, 1}, n.line);

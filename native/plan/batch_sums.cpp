@@ -28,8 +28,8 @@ void Batcher::find_sums() {
         inner.push_back(g_.maker[v]);
         stack.push_back(g_.in(m)[1]);
         stack.push_back(g_.in(m)[0]);
-      } else if (alone && is_plain_product(g_, m)) {
-        terms.push_back({Term::Product, v});
+      } else if (alone && (is_plain_product(g_, m) || column_of_outer(g_, m) >= 0)) {
+        terms.push_back({Term::Product, v, left(v), right(v)});
         ++products;
       } else if (alone && sums_columns(m)) {
         terms.push_back({Term::Columns, v});
@@ -43,7 +43,7 @@ void Batcher::find_sums() {
       if (t.what == Term::Product && products < kManyProducts) t.what = Term::Other;
       if (t.what == Term::Columns && columns < kManyProducts) t.what = Term::Other;
       if (t.what != Term::Other) absorbed_[g_.maker[t.value]] = true;
-      if (t.what == Term::Product) summed_in_[right(t.value)] = i;
+      if (t.what == Term::Product) summed_in_[t.right] = i;
     }
     for (uint32_t k : inner) absorbed_[k] = true;
     role_[i] = uint32_t(sums_.size());
@@ -99,15 +99,17 @@ void Batcher::stack_for_sum(const Values& vs) {
   const uint32_t sum = summed_in_[vs[0]];
   if (sum == kNone || all_same(vs)) return;
   if (!std::ranges::all_of(vs, [&](uint32_t v) { return summed_in_[v] == sum && seat_[v].stack == kNone; })) return;
-  Values list;
-  for (const Term& t : *sum_at(sum))
-    if (t.what == Term::Product) list.push_back(t.value);
+  Terms list;
+  for (const Term& t : *sum_at(sum)) {
+    if (t.what != Term::Product) continue;
+    if (!(spec(t.right).shape == spec(vs[0]).shape) || !available_[g_.maker[t.right]] || seat_[t.right].stack != kNone)
+      return;
+    list.push_back(t);
+  }
   if (list.empty()) return;  // it has been computed
   in_sum_order(list);
   Values all;
-  for (uint32_t v : list) all.push_back(right(v));
-  for (uint32_t v : all)
-    if (!(spec(v).shape == spec(vs[0]).shape) || !available_[g_.maker[v]] || seat_[v].stack != kNone) return;
+  for (const Term& t : list) all.push_back(t.right);
   stacked(all);
 }
 
@@ -127,23 +129,32 @@ uint32_t Batcher::turned(uint32_t v) const {
   return n.op == Op::transpose && spec(v).shape.rank == 2 && g_.attr(n)[1] == 1 ? g_.in(n)[0] : kNone;
 }
 
-// The left matrix, or what it is the transpose of.
+// The left matrix, or what it is the transpose of; a column may have been a vector.
 uint32_t Batcher::left(uint32_t product) const {
-  const uint32_t a = g_.in(g_.made(product))[0];
-  return turned(a) == kNone ? a : turned(a);
+  const auto& n = g_.made(product);
+  if (n.op == Op::matmul) {
+    const uint32_t a = g_.in(n)[0];
+    return turned(a) == kNone ? a : turned(a);
+  }
+  const uint32_t column = g_.in(n)[size_t(column_of_outer(g_, n))];
+  const auto& made = g_.made(column);
+  return made.op == Op::reshape && spec(g_.in(made)[0]).shape.rank == 1 ? g_.in(made)[0] : column;
+}
+
+uint32_t Batcher::right(uint32_t product) const {
+  const auto& n = g_.made(product);
+  return g_.in(n)[n.op == Op::matmul ? 1 : size_t(1 - column_of_outer(g_, n))];
 }
 
 // Products that are added up, in the order of a stack that is there already; else as their left matrices were computed.
-void Batcher::in_sum_order(Values& list) const {
+void Batcher::in_sum_order(Terms& list) const {
   auto lies = [&](auto of) {
-    const uint32_t s = seat_[of(list[0])].stack;
-    return s != kNone && std::ranges::all_of(list, [&](uint32_t v) { return seat_[of(v)].stack == s; });
+    const uint32_t s = seat_[list[0].*of].stack;
+    return s != kNone && std::ranges::all_of(list, [&](const Term& t) { return seat_[t.*of].stack == s; });
   };
-  auto l = [&](uint32_t v) { return left(v); };
-  auto r = [&](uint32_t v) { return right(v); };
-  if (lies(l)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[left(v)].at; });
-  else if (lies(r)) std::ranges::stable_sort(list, {}, [&](uint32_t v) { return seat_[right(v)].at; });
-  else std::ranges::stable_sort(list, {}, l);
+  if (lies(&Term::left)) std::ranges::stable_sort(list, {}, [&](const Term& t) { return seat_[t.left].at; });
+  else if (lies(&Term::right)) std::ranges::stable_sort(list, {}, [&](const Term& t) { return seat_[t.right].at; });
+  else std::ranges::stable_sort(list, {}, &Term::left);
 }
 
 bool Batcher::follows(const Values& vs, uint32_t t) const {
@@ -177,16 +188,16 @@ bool Batcher::long_product(const Values& as, const Values& bs, uint32_t like, Pl
 }
 
 template <class Plus>
-void Batcher::sum_products(Values list, Plus plus) {
+void Batcher::sum_products(Terms list, Plus plus) {
   // Rows that are added up lie one under the other: of a^T that is a; a column is the transpose of a row.
-  const bool rows_add = std::ranges::all_of(list, [&](uint32_t v) {
-    const uint32_t a = g_.in(g_.made(v))[0];
-    return turned(a) != kNone || spec(a).shape[1] == 1;
+  const bool rows_add = std::ranges::all_of(list, [&](const Term& t) {
+    const auto& n = g_.made(t.value);
+    return n.op != Op::matmul || turned(g_.in(n)[0]) != kNone || spec(g_.in(n)[0]).shape[1] == 1;
   });
   if (list.size() >= kManyProducts && rows_add) {
     in_sum_order(list);
     Values as, bs;
-    for (uint32_t v : list) as.push_back(left(v)), bs.push_back(right(v));
+    for (const Term& t : list) as.push_back(t.left), bs.push_back(t.right);
     // Runs that lie in stacks on both sides need no copies; a few of them are as good as one.
     Values runs{0};
     for (uint32_t t = 1; t < list.size(); ++t)
@@ -196,36 +207,38 @@ void Batcher::sum_products(Values list, Plus plus) {
     for (size_t r = 0; r + 1 < runs.size(); ++r) {
       const uint32_t from = runs[r], to = runs[r + 1];
       auto part = [&](const Values& vs) { return Values(vs.begin() + from, vs.begin() + to); };
-      if (long_product(part(as), part(bs), list[from], plus)) continue;
-      for (uint32_t t = from; t < to; ++t) plus(alone(list[t]));
+      if (long_product(part(as), part(bs), list[from].value, plus)) continue;
+      for (uint32_t t = from; t < to; ++t) plus(alone(list[t].value));
     }
     return;
   }
-  for (uint32_t v : list) plus(alone(v));
+  for (const Term& t : list) plus(alone(t.value));
 }
 
 template <class Plus>
-void Batcher::sum_columns(const Values& list, Plus plus) {
+void Batcher::sum_columns(const Terms& list, Plus plus) {
   Values of;
-  for (uint32_t v : list) of.push_back(g_.in(g_.made(v))[0]);
+  for (const Term& t : list) of.push_back(g_.in(g_.made(t.value))[0]);
   // Only what lies in one stack: this is not worth a copy.
   std::ranges::stable_sort(of, {}, [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); });
   if (list.size() >= kManyProducts && in_order(of)) {
-    const auto& n = g_.made(list[0]);
+    const auto& n = g_.made(list[0].value);
     List<int64_t> attrs(g_.attr(n).begin(), g_.attr(n).end());
     attrs.insert(attrs.begin() + 1, 0);
     ++attrs[0];
     for (int64_t k = 1; k < attrs[0]; ++k) attrs[size_t(k) + 1] = k;
     const uint32_t s = seen_as(stacked(of), int64_t(of.size()), spec(of[0]).shape, n.line);
-    tell_sum(list.size(), "column sums", spec(list[0]).shape);
-    return plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0]], 1}, n.line));
+    tell_sum(list.size(), "column sums", spec(list[0].value).shape);
+    return plus(out_.add(Op::sum, {&s, 1}, attrs, {&g_.values[list[0].value], 1}, n.line));
   }
-  for (uint32_t v : list) plus(alone(v));
+  for (const Term& t : list) plus(alone(t.value));
 }
 
 // Small members of stacks.
 template <class Plus>
-void Batcher::sum_members(Values list, Plus plus) {
+void Batcher::sum_members(Terms terms, Plus plus) {
+  Values list;
+  for (const Term& t : terms) list.push_back(t.value);
   if (list.size() < kManyProducts || all_same(list)) {
     for (uint32_t v : list) plus(value(v));
     return;
@@ -240,7 +253,7 @@ void Batcher::sum_members(Values list, Plus plus) {
 
 void Batcher::emit_sum(uint32_t i) {
   const auto& n = g_.nodes[i];
-  const List<Term> terms = std::move(sums_[role_[i]]);
+  const Terms terms = std::move(sums_[role_[i]]);
   uint32_t sum = kNone;
   auto plus = [&](uint32_t v) {
     const uint32_t in[] = {sum, v};
@@ -250,18 +263,20 @@ void Batcher::emit_sum(uint32_t i) {
   struct Alike {
     Term::What what;
     const Shape* shape;
-    Values list;
+    Terms list;
   };
   List<Alike> kinds;
   for (const Term& t : terms) {
-    const Shape* shape = &spec(t.what == Term::Other ? t.value : g_.in(g_.made(t.value))[0]).shape;
+    const auto& made = g_.made(t.value);
+    const bool outer = t.what == Term::Product && made.op != Op::matmul;
+    const Shape* shape = &spec(outer ? t.left : t.what == Term::Other ? t.value : g_.in(made)[0]).shape;
     if (t.what == Term::Other && (seat_[t.value].stack == kNone || !small(t.value))) {
       plus(value(t.value));
       continue;
     }
     auto k = std::ranges::find_if(kinds, [&](const Alike& a) { return a.what == t.what && *a.shape == *shape; });
     if (k == kinds.end()) k = kinds.insert(k, {t.what, shape, {}});
-    k->list.push_back(t.value);
+    k->list.push_back(t);
   }
   for (const Alike& k : kinds) {
     if (k.what == Term::Product) sum_products(k.list, plus);

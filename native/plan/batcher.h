@@ -41,11 +41,14 @@ class Batcher {
   struct Stack {
     uint32_t value;  // of out_: as many elements as (count, *shape of a member), in this order
     uint32_t count;
+    uint32_t pile = kNone;  // the same, one below the other along their first axis, once it has been asked for
   };
   struct Term {
     enum What : uint8_t { Product, Columns, Other } what;
     uint32_t value;
+    uint32_t left = kNone, right = kNone;  // of a product: the matrices whose rows are multiplied, see left()
   };
+  using Terms = List<Term>;
   struct Lifted {
     Values of;
     uint32_t stack, next;  // value of out_; another that begins with the same value, or kNone
@@ -67,6 +70,7 @@ class Batcher {
   Values height_;                 // node -> longest way to the end
   Values missing_;                // node -> operands that are not available yet
   List<uint8_t> available_;       // node: could be emitted now, or has been
+  List<uint8_t> in_recurrence_;   // node: what comes of it goes first into a product of a recurrence
   List<uint8_t> done_;            // node: emitted, or part of something that is
   List<uint8_t> result_;          // value of g_: asked for
   Table buckets_;                 // signature -> of bucket_list_
@@ -75,7 +79,7 @@ class Batcher {
   Values arrived_;
   Values on_right_, on_left_;     // value of g_ -> products in which it is the right-hand (left-hand) matrix
   Values role_;                   // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
-  List<List<Term>> sums_;         // what each adds up
+  List<Terms> sums_;              // what each adds up
   List<Values> scatters_;         // each chain, first to last
   List<uint8_t> absorbed_;        // node: computed as part of a sum
   Values summed_in_;              // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
@@ -95,7 +99,7 @@ class Batcher {
     const Op op = g_.made(v).op;
     return op == Op::leaf || op == Op::scalar || op == Op::constant;
   }
-  const List<Term>* sum_at(uint32_t i) const { return role_[i] < kScatters ? &sums_[role_[i]] : nullptr; }
+  const Terms* sum_at(uint32_t i) const { return role_[i] < kScatters ? &sums_[role_[i]] : nullptr; }
   const Values* scatters_at(uint32_t i) const {
     return role_[i] >= kScatters && role_[i] != kNone ? &scatters_[role_[i] - kScatters] : nullptr;
   }
@@ -109,6 +113,8 @@ class Batcher {
     if (!available_[i]) arrived_.push_back(i);
   }
   void provide(uint32_t node);
+  int shared_side(const Graph::Node&) const;
+  void find_ways();
   void settle();
   uint64_t signature(uint32_t node) const;
   void fire(Values nodes);
@@ -158,18 +164,18 @@ class Batcher {
   void emit_sum(uint32_t node);
   uint32_t alone(uint32_t v);
   uint32_t turned(uint32_t v) const;
-  uint32_t right(uint32_t product) const { return g_.in(g_.made(product))[1]; }
+  uint32_t right(uint32_t product) const;
   uint32_t left(uint32_t product) const;
-  void in_sum_order(Values&) const;
+  void in_sum_order(Terms&) const;
   bool follows(const Values&, uint32_t t) const;
   template <class Plus>
-  void sum_products(Values, Plus);
+  void sum_products(Terms, Plus);
   template <class Plus>
   bool long_product(const Values& as, const Values& bs, uint32_t like, Plus);
   template <class Plus>
-  void sum_columns(const Values&, Plus);
+  void sum_columns(const Terms&, Plus);
   template <class Plus>
-  void sum_members(Values, Plus);
+  void sum_members(Terms, Plus);
   void tell_sum(size_t count, const char* what, const Shape&);
   void emit_scatters(uint32_t node);
 };

@@ -81,7 +81,8 @@ class Blocks {
     return sets;
   }
   static Blocks*& now() {
-    static thread_local Blocks* set = both();
+    constinit static thread_local Blocks* set = nullptr;
+    if (!set) [[unlikely]] set = both();
     return set;
   }
   void next(size_t bytes) {
@@ -175,6 +176,11 @@ class List {
     const size_t old = size_;
     if (n > old) more(n - old);
     size_ = n;
+    if constexpr (std::is_integral_v<T>)
+      if (n > old && (x == T(0) || x == T(-1))) {  // nearly always
+        std::memset(data_ + old, x ? 0xff : 0, (n - old) * sizeof(T));
+        return;
+      }
     for (size_t i = old; i < n; ++i) new (data_ + i) T(x);
   }
   void assign(size_t n, const T& x) {

@@ -5,6 +5,7 @@
 // adding up the contributions to a value, and knowing what is needed at all. Since a gradient is again plain operations, a
 // `grad` node that comes later differentiates through it: any order.
 #include <algorithm>
+#include <bit>
 #include "plan/pipeline.h"
 #include "trace/rulebook.h"
 
@@ -96,7 +97,18 @@ class Backward {
     for (uint32_t i = 0; i < node.n_out; ++i) specs_.push_back(&g_.values[node.out + i]);
     const std::span specs(specs_);
     const Signature sig{node.op, g_.attr(node), specs.first(node.n_in), specs.subspan(node.n_in), has_dy, needs};
-    derivative(sig)->instantiate(g_, operands_, node.line, results_);
+    const TemplateRef rule = derivative(sig);
+    if (rule->onto && std::popcount(needs) == 1) {
+      // Into the gradient that is there already, rather than into zeros.
+      const uint32_t v = in[size_t(std::countr_zero(needs))], acc = grads_[v];
+      if (acc != kNone && g_.values[acc].shape == g_.values[v].shape && g_.values[acc].dtype == g_.values[v].dtype) {
+        operands_.push_back(acc);
+        rule->onto->instantiate(g_, operands_, node.line, results_);
+        grads_[v] = uint32_t(results_[0]);
+        return;
+      }
+    }
+    rule->instantiate(g_, operands_, node.line, results_);
     size_t r = 0;
     for (size_t i = 0; i < in.size(); ++i) {
       bool asked = node.n_in > 64 || (needs >> i & 1);

@@ -154,30 +154,28 @@ class Emitter {
   std::shared_ptr<const Step> emit_step(const Graph::Node& n) {
     in_layouts_.clear();
     out_layouts_.clear();
-    for (uint32_t u : g_.in(n)) {
-      in_.push_back(u);
-      in_layouts_.push_back(views_[u].layout);
-    }
-    for (uint32_t o = 0; o < n.n_out; ++o) {
-      out_.push_back(n.out + o);
-      out_layouts_.push_back(views_[n.out + o].layout);
-    }
-    if (n.op == Op::concatenate && appends(int(g_.attr(n)[0]))) {
+    for (uint32_t u : g_.in(n)) in_.push_back(u);
+    for (uint32_t o = 0; o < n.n_out; ++o) out_.push_back(n.out + o);
+    if (n.op == Op::concatenate && appends(n)) {
+      const auto vector = [&](uint32_t v) {
+        return Layout::contiguous(views_[v].layout.dtype, Shape{views_[v].layout.shape.size()});
+      };
+      for (uint32_t u : in_) in_layouts_.push_back(vector(u));
+      out_layouts_.push_back(vector(n.out));
       const int64_t axis = 0;
       return device_.step(n.op, out_layouts_, in_layouts_, {&axis, 1});
     }
+    for (uint32_t u : in_) in_layouts_.push_back(views_[u].layout);
+    for (uint32_t v : out_) out_layouts_.push_back(views_[v].layout);
     return device_.step(n.op, out_layouts_, in_layouts_, g_.attr(n));
   }
 
   // A concatenation along the outermost axis of contiguous parts is one of vectors: seen so, more of them are the same.
-  bool appends(int axis) {
-    const auto contiguous = [](const Layout& l) { return l.is_contiguous(); };
-    for (int d = 0; d < axis; ++d)
-      if (out_layouts_[0].shape[d] != 1) return false;
-    if (!contiguous(out_layouts_[0]) || !std::ranges::all_of(in_layouts_, contiguous)) return false;
-    for (auto* list : {&in_layouts_, &out_layouts_})
-      for (Layout& l : *list) l = Layout::contiguous(l.dtype, Shape{l.shape.size()});
-    return true;
+  bool appends(const Graph::Node& n) const {
+    for (int64_t d = 0; d < g_.attr(n)[0]; ++d)
+      if (made_.shape(n.out)[int(d)] != 1) return false;
+    return views_[n.out].layout.is_contiguous() &&
+           std::ranges::all_of(g_.in(n), [&](uint32_t u) { return views_[u].layout.is_contiguous(); });
   }
 
   std::shared_ptr<const TileProgram> emit(uint32_t k) {

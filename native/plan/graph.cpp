@@ -1,5 +1,8 @@
 // Building and printing graphs.
 #include "plan/graph.h"
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-vectorize")  // lists of one or two: see infer.h
+#endif
 
 #include <algorithm>
 
@@ -20,14 +23,21 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   return add(op, in, attrs, {out.v, size_t(out.n)}, line);
 }
 
+namespace {
+
+[[noreturn, gnu::cold, gnu::noinline]] void too_many(Op op, size_t inputs, size_t attributes) {
+  throw Error(Error::Value, std::string("[") + info(op).name + "] too many inputs or attributes: " +
+                                std::to_string(inputs) + " and " + std::to_string(attributes) +
+                                ". At most 65535 fit one operation: apply it in groups.");
+}
+
+}  // namespace
+
 uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t> attr_words,
                     std::span<const Spec> specs, int32_t line) {
   constexpr size_t kMost = 0xffff;
-  if (in.size() > kMost || attr_words.size() > kMost)
-    throw Error(Error::Value, std::string("[") + info(op).name + "] too many inputs or attributes: " +
-                                  std::to_string(in.size()) + " and " + std::to_string(attr_words.size()) +
-                                  ". At most 65535 fit one operation: apply it in groups.");
-  Node n;
+  if (in.size() > kMost || attr_words.size() > kMost) [[unlikely]] too_many(op, in.size(), attr_words.size());
+  Node& n = *nodes.more(1);
   n.op = op;
   n.n_in = uint16_t(in.size());
   n.n_out = uint16_t(specs.size());
@@ -39,14 +49,19 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   // The arguments may be parts of these very pools: a list that grows leaves its old memory as it was.
   auto append = []<class T>(List<T>& pool, std::span<const T> more) {
     T* to = pool.more(more.size());
-    for (size_t i = 0; i < more.size(); ++i) to[i] = more[i];
+    for (const T& x : more) *to++ = x;
   };
   append(ins, in);
   append(attrs, attr_words);
+  const uint32_t here = uint32_t(nodes.size() - 1);
+  if (specs.size() == 1) [[likely]] {
+    *values.more(1) = specs[0];
+    *maker.more(1) = here;
+    return n.out;
+  }
   append(values, specs);
   uint32_t* makers = maker.more(specs.size());
-  for (size_t i = 0; i < specs.size(); ++i) makers[i] = uint32_t(nodes.size());
-  nodes.push_back(n);
+  for (size_t i = 0; i < specs.size(); ++i) makers[i] = here;
   return n.out;
 }
 

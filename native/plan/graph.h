@@ -12,7 +12,8 @@ namespace knet {
 inline constexpr uint32_t kNone = ~0u;  // no value, no node
 
 // Values are numbered; each is made by one node (inputs by a leaf or scalar node). Nodes are in an order in which
-// everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data.
+// everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data;
+// there may be words in them that no node has any longer.
 // A graph lives while it is planned, within a Blocks::Scope.
 struct Graph {
   struct Node {

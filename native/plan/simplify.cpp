@@ -3,6 +3,7 @@
 // Every rewrite keeps the bits of the result (x*1, x/1, --x, casts to the same type, moves that do not move).
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include "plan/known.h"
 #include "plan/pipeline.h"
 #include "trace/rulebook.h"
@@ -137,26 +138,22 @@ class Rewriter {
 
 Graph prune(Graph g) {
   const auto live = live_nodes(g, {});
-  if (std::ranges::all_of(live, [](uint8_t l) { return l; })) return g;
-  // What is left moves up.
-  List<uint32_t> map(g.values.size()), ins;
-  List<int64_t> attrs;
-  ins.reserve(g.ins.size());
-  attrs.reserve(g.attrs.size());
-  uint32_t n_nodes = 0, n_values = 0;
-  for (size_t i = 0; i < g.nodes.size(); ++i) {
+  // A constant that nobody reads may stay where nothing else must go: it costs nothing.
+  size_t first = 0;
+  while (first < live.size() && (live[first] || g.nodes[first].op == Op::constant)) ++first;
+  if (first == live.size()) return g;
+  // What comes after the first that goes moves up; its words stay where they are.
+  uint32_t n_nodes = uint32_t(first), n_values = g.nodes[first].out;
+  List<uint32_t> map(g.values.size());
+  std::iota(map.begin(), map.begin() + n_values, 0u);
+  for (size_t i = first; i < g.nodes.size(); ++i) {
     if (!live[i]) continue;
     Graph::Node n = g.nodes[i];
-    const auto in = g.in(n);
-    const auto attr = g.attr(n);
-    n.in_at = uint32_t(ins.size());
-    n.attr_at = uint32_t(attrs.size());
-    for (uint32_t v : in) ins.push_back(map[v]);
-    attrs.insert(attrs.end(), attr.begin(), attr.end());
+    for (uint32_t j = n.in_at; j < n.in_at + n.n_in; ++j) g.ins[j] = map[g.ins[j]];
     for (uint32_t k = 0; k < n.n_out; ++k) {
       map[n.out + k] = n_values + k;
-      g.values[n_values + k] = g.values[n.out + k];
       g.maker[n_values + k] = n_nodes;
+      g.values[n_values + k] = g.values[n.out + k];
     }
     n.out = n_values;
     n_values += n.n_out;
@@ -165,8 +162,6 @@ Graph prune(Graph g) {
   g.nodes.resize(n_nodes);
   g.values.resize(n_values);
   g.maker.resize(n_values);
-  g.ins = std::move(ins);
-  g.attrs = std::move(attrs);
   for (auto* list : {&g.inputs, &g.scalars, &g.outputs})
     for (uint32_t& v : *list) v = map[v];
   return g;

@@ -131,7 +131,8 @@ void join_slices(Graph& g) {
     if (filled[g.nodes[i].out] != g.values[g.nodes[i].out].shape[int(g.attr(g.nodes[i])[1])]) continue;
     if (uses.empty()) {
       uses.resize(g.values.size());
-      for (uint32_t v : g.ins) ++uses[v];
+      for (const auto& n : g.nodes)
+        for (uint32_t v : g.in(n)) ++uses[v];
       for (uint32_t v : g.outputs) ++uses[v];
     }
     // From the last of the chain down to the zeros.

@@ -115,8 +115,7 @@ PyObject* power(PyObject* a, PyObject* b, PyObject* mod) noexcept {
   });
 }
 
-// NumPy's conventions for vectors: a vector on the left is a row, on the right a column, and its dimension does not
-// stay.
+// What cannot be multiplied is refused before anything is cast.
 uint32_t matmul_value(Trace& t, uint32_t a, uint32_t b) {
   const Shape sa = t.spec(a).shape, sb = t.spec(b).shape;
   if (sa.rank == 0 || sb.rank == 0)
@@ -133,18 +132,8 @@ uint32_t matmul_value(Trace& t, uint32_t a, uint32_t b) {
     a = t.cast(a, d);
     b = t.cast(b, d);
   }
-  if (sa.rank == 1) a = reshape(t, a, Shape{1, sa[0]});
-  if (sb.rank == 1) b = reshape(t, b, Shape{sb[0], 1});
   const uint32_t v[2] = {a, b};
-  uint32_t y = t.append(Op::matmul, v);
-  if (sa.rank == 1 || sb.rank == 1) {
-    const Shape full = t.spec(y).shape;
-    Shape s(full.dims().first(size_t(full.rank - 2)));
-    if (sa.rank > 1) s.push(full[full.rank - 2]);
-    if (sb.rank > 1) s.push(full[full.rank - 1]);
-    y = reshape(t, y, s);
-  }
-  return y;
+  return t.append(Op::matmul, v);
 }
 
 PyObject* matmul(PyObject* a, PyObject* b) noexcept {

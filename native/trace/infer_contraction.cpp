@@ -8,28 +8,29 @@ namespace knet::inference {
 void matmul(Ins in, Specs& out) {
   const Op op = Op::matmul;
   const Spec &a = *in[0], &b = *in[1];
-  if (a.shape.rank < 2 || b.shape.rank < 2)
-    fail(op, "needs two matrices or stacks of them: " + str(a.shape) + " @ " + str(b.shape) +
-                 ". Add dimensions with reshape.");
+  const int ra = a.shape.rank, rb = b.shape.rank;
+  if (ra == 0 || rb == 0)
+    fail(op, "a number has no dimension to sum over: " + str(a.shape) + " @ " + str(b.shape) + ". Use *.");
   same_dtype(op, in);
   if (a.dtype == DType::Bool)
     fail(op, "does not take bool: " + operands(in.first(2)) + ". Cast first: x.astype(\"float32\").", Error::Type);
-  const int ra = a.shape.rank, rb = b.shape.rank;
-  if (a.shape[ra - 1] != b.shape[rb - 2])
+  if (a.shape[ra - 1] != b.shape[rb == 1 ? 0 : rb - 2])
     fail(op,
          "inner dimensions differ: " + str(a.shape) + " @ " + str(b.shape) +
              ". The last of the first must equal the last but one of the second: transpose or reshape one of them.");
   Spec& y = result(out, a.dtype, common_device(op, in));
-  y.shape.rank = std::max(ra, rb);
-  y.shape[y.shape.rank - 2] = a.shape[ra - 2];
-  y.shape[y.shape.rank - 1] = b.shape[rb - 1];
-  for (int i = 3; i <= y.shape.rank; ++i) {
+  const int stacks = std::max({ra, rb, 2}) - 2;
+  y.shape.rank = stacks;
+  for (int i = 3; i <= stacks + 2; ++i) {
     const int64_t da = i <= ra ? a.shape[ra - i] : 1, db = i <= rb ? b.shape[rb - i] : 1;
     if (da != db && da != 1 && db != 1)
       fail(op, "stacks of matrices do not broadcast: " + str(a.shape) + " @ " + str(b.shape) +
                    ". All but the last two dimensions must be equal or 1.");
-    y.shape[y.shape.rank - i] = da == 1 ? db : da;
+    y.shape[stacks + 2 - i] = da == 1 ? db : da;
   }
+  // A vector is a row on the left and a column on the right, and its dimension is not in the result.
+  if (ra > 1) y.shape.push(a.shape[ra - 2]);
+  if (rb > 1) y.shape.push(b.shape[rb - 1]);
   if (in.size() == 3 && !(in[2]->shape == y.shape))
     fail(op, "a sum of shape " + str(in[2]->shape) + " does not fit the product of shape " + str(y.shape) + ".");
 }

@@ -1,6 +1,7 @@
 #include "trace/rulebook.h"
 
 #include <algorithm>
+#include <array>
 
 #include "trace/op.h"
 #include "words.h"
@@ -87,7 +88,11 @@ RuleSource& rule_source() {
 
 namespace {
 
-using Book = std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash, SameWords>;
+struct Book {
+  std::unordered_map<std::vector<int64_t>, TemplateRef, WordsHash, SameWords> all;
+  // For each operation the one that was found last: a network has many layers of a kind.
+  std::array<const decltype(all)::value_type*, size_t(Op::Count_)> last{};
+};
 
 // What of its operands a template depends on.
 struct Sees {
@@ -144,18 +149,90 @@ Template made_of(const Signature& s, Sees sees, const Make& make) {
   return make(seen);
 }
 
+// See Template::onto.
+TemplateRef added_into_operand(const Template& t) {
+  struct Made {
+    Head by;
+    size_t at, number;  // where its words begin; of a number, which it is
+  };
+  std::vector<Made> made(t.specs.size(), Made{});
+  uint32_t v = t.formals;
+  size_t numbers = 0;
+  for (size_t w = 0; w < t.words.size();) {
+    const Head h = Head::unpack(t.words[w]);
+    for (uint32_t k = 0; k < h.n_out; ++k) made[v++] = {h, w, numbers};
+    numbers += h.op == Op::scalar;
+    w += 1 + h.n_in + h.n_attr;
+  }
+  if (t.results.size() != 1 || t.results[0] < int32_t(t.formals)) return nullptr;
+  const auto input = [&](uint32_t of, size_t i) { return uint32_t(t.words[made[of].at + 1 + i]); };
+  const auto is = [&](uint32_t u, Op op) { return u >= t.formals && made[u].by.op == op; };
+  const uint32_t sum = uint32_t(t.results[0]);
+  if (!is(sum, Op::slice_add) && !is(sum, Op::scatter_add) && !is(sum, Op::scatter_along_axis)) return nullptr;
+  const uint32_t zeros = input(sum, 0);
+  if (!is(zeros, Op::broadcast_to)) return nullptr;
+  uint32_t zero = input(zeros, 0);
+  if (is(zero, Op::cast)) zero = input(zero, 0);
+  if (!is(zero, Op::scalar) || t.scalars[made[zero].number].i != 0) return nullptr;
+
+  std::vector<bool> needed(t.specs.size());
+  needed[sum] = true;
+  int readers = 0;  // of the zeros
+  for (uint32_t u = uint32_t(t.specs.size()); u-- > t.formals;)
+    for (uint32_t i = 0; needed[u] && i < made[u].by.n_in; ++i) {
+      if (input(u, i) == zeros) ++readers;
+      else needed[input(u, i)] = true;
+    }
+  if (readers != 1) return nullptr;
+  auto onto = std::make_shared<Template>();
+  std::vector<int64_t> map(t.specs.size());
+  const auto value = [&](uint32_t u) {
+    map[u] = int64_t(onto->specs.size());
+    onto->specs.push_back(t.specs[u]);
+  };
+  for (uint32_t u = 0; u < t.formals; ++u) value(u);
+  value(zeros);
+  onto->formals = t.formals + 1;
+  onto->can_fail = t.can_fail;
+  onto->exact = t.exact;
+  for (uint32_t u = t.formals; u < t.specs.size();) {
+    const auto& [h, w, number] = made[u];
+    bool any = false;
+    for (uint32_t k = 0; k < h.n_out; ++k) any = any || needed[u + k];
+    if (any) {
+      const auto attrs = t.words.begin() + ptrdiff_t(w + 1 + h.n_in);
+      if (h.op == Op::scalar) onto->scalars.push_back(t.scalars[number]);
+      onto->words.push_back(t.words[w]);
+      for (uint32_t i = 0; i < h.n_in; ++i) onto->words.push_back(map[input(u, i)]);
+      onto->words.insert(onto->words.end(), attrs, attrs + h.n_attr);
+      for (uint32_t k = 0; k < h.n_out; ++k) value(u + k);
+    }
+    u += h.n_out;
+  }
+  onto->results.push_back(int32_t(map[sum]));
+  return onto;
+}
+
 TemplateRef lookup(Book& book, const Signature& s, Sees sees, const std::function<Template(const Signature&)>& make) {
   const Key key(s, sees);
-  auto it = book.find(key.words());
-  if (it != book.end()) return it->second;
+  auto& last = book.last[size_t(s.op)];
+  if (last && std::ranges::equal(last->first, key.words())) return last->second;
+  if (auto it = book.all.find(key.words()); it != book.all.end()) {
+    last = &*it;
+    return it->second;
+  }
   // A program of ever new shapes must not grow the book for ever; a rule costs some 50 us to run again.
-  if (book.size() > 100000) book.clear();
+  if (book.all.size() > 100000) {
+    book.all.clear();
+    book.last = {};
+  }
   auto made = std::make_shared<Template>(made_of(s, sees, make));
   made->exact = sees.shapes && !sees.weak;
   if (made->exact)  // the numbers that are written in it become constants, which are not weak, and nor is what comes of them
     for (Spec& spec : made->specs) spec.weak = false;
+  made->onto = added_into_operand(*made);
   std::vector<int64_t> words(key.words().begin(), key.words().end());
-  return book.emplace(std::move(words), std::move(made)).first->second;
+  return book.all.emplace(std::move(words), std::move(made)).first->second;
 }
 
 Book derivatives, expansions;
@@ -168,6 +245,6 @@ TemplateRef derivative(const Signature& s) {
 TemplateRef expansion(const Signature& s) {
   return lookup(expansions, s, {.weak = true, .shapes = true}, rule_source().expansion);
 }
-size_t templates() { return derivatives.size() + expansions.size(); }
+size_t templates() { return derivatives.all.size() + expansions.all.size(); }
 
 }  // namespace knet

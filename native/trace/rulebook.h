@@ -10,6 +10,10 @@
 
 namespace knet {
 
+struct Template;
+// Shared: making one may push others out of the bounded book.
+using TemplateRef = std::shared_ptr<const Template>;
+
 struct Template {
   uint32_t formals = 0;             // operands: the first values
   std::vector<int64_t> words;       // as in a trace, without the formals
@@ -18,6 +22,8 @@ struct Template {
   std::vector<int32_t> results;     // value, or -1: no result (a zero gradient)
   bool can_fail = false;            // it looks up places that only the data tells
   bool exact = false;               // `specs` are those that its values will have, if no operand is weak
+  // If its one result is something added into zeros that it makes: the same, added into one more operand. Else null.
+  TemplateRef onto;
 
   // Append the recorded operations to a graph on these operands. `into`: the results as values of the graph, or -1.
   // Compound operations among them are expanded on the way.
@@ -55,8 +61,6 @@ struct RuleSource {
 };
 RuleSource& rule_source();
 
-// Shared: making one may push others out of the bounded book.
-using TemplateRef = std::shared_ptr<const Template>;
 TemplateRef derivative(const Signature&);
 TemplateRef expansion(const Signature&);
 size_t templates();  // how many are kept

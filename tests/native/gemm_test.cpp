@@ -163,6 +163,20 @@ static void test_matmul(bool big, bool deep = false) {
       }
   }
   Exact<T> a(va), b(vb), c(vc), out(want);
+  // A row on the left, a column on the right may come as vectors.
+  const auto vector = [](Layout& l, int at) {
+    l.stride[0] = l.stride[at];
+    l.shape = Shape{l.shape[at]};
+  };
+  const auto drop = [&](int at) {  // a dimension of the result
+    const int rank = lo.shape.rank - 1;
+    std::copy(lo.shape.dim + at + 1, lo.shape.dim + rank + 1, lo.shape.dim + at);
+    std::copy(lo.stride + at + 1, lo.stride + rank + 1, lo.stride + at);
+    lo.shape.rank = rank;
+  };
+  if (n == 1 && lb.shape.rank == 2 && pick(0, 1)) vector(lb, 0), drop(lo.shape.rank - 1);
+  if (m == 1 && la.shape.rank == 2 && pick(0, 1)) vector(la, 1), drop(lo.shape.rank - (lb.shape.rank == 1 ? 1 : 2));
+  if (add) lo = Layout::contiguous(lo.dtype, lo.shape);
   std::vector<Operand> in{{la, a.p}, {lb, b.p}};
   if (add) in.push_back({lo, c.p});
   std::string what = std::string("matmul ") + name(dtype_of<T>) + " " + str(la.shape) + " " + str(lb.shape);

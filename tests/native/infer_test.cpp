@@ -199,7 +199,14 @@ static void contractions() {
   CHECK(is(run(Op::matmul, {spec({3, 4}), spec({4, 5}), spec({3, 5})}), {3, 5}));
   CHECK(fails(Op::matmul, {spec({3, 4}), spec({5, 6})}, {}, "inner dimensions differ: (3, 4) @ (5, 6)"));
   CHECK(fails(Op::matmul, {spec({2, 3, 4}), spec({3, 4, 6})}, {}, "do not broadcast"));
-  CHECK(fails(Op::matmul, {spec({4}), spec({4, 6})}, {}, "two matrices"));
+  CHECK(is(run(Op::matmul, {spec({4}), spec({4})}), {}));
+  CHECK(is(run(Op::matmul, {spec({4}), spec({4, 6})}), {6}));
+  CHECK(is(run(Op::matmul, {spec({3, 4}), spec({4})}), {3}));
+  CHECK(is(run(Op::matmul, {spec({5, 3, 4}), spec({4})}), {5, 3}));
+  CHECK(is(run(Op::matmul, {spec({4}), spec({5, 4, 6})}), {5, 6}));
+  CHECK(fails(Op::matmul, {spec({4}), spec({3})}, {}, "inner dimensions differ: (4,) @ (3,)"));
+  CHECK(fails(Op::matmul, {spec({4}), spec({4, 6}), spec({1, 6})}, {}, "does not fit the product of shape (6,)"));
+  CHECK(fails(Op::matmul, {spec({}), spec({4, 6})}, {}, "no dimension to sum over"));
   const Words plain = join({{1, 1}, {0, 0}, {1, 1}}) + Words{1, 1};
   const Words odd = join({{2, 1}, {1, 2}, {2, 1}}) + Words{2, 0};
   CHECK(is(run(Op::conv, {spec({1, 2, 3, 3}), spec({3, 2, 2, 2})}, plain), {1, 3, 2, 2}));

@@ -238,7 +238,8 @@ static Numbers compute(Op op, const std::vector<Operand>& in, std::span<const in
       return r;
     }
     case Op::matmul: {
-      int64_t m = shape[0], n = shape[1], k = in[0].spec.shape[1];
+      const Shape &a = in[0].spec.shape, &b = in[1].spec.shape;  // a vector is a row or a column
+      const int64_t k = b[0], m = a.rank == 1 ? 1 : a[0], n = b.rank == 1 ? 1 : b[1];
       for (int64_t i = 0; i < m; ++i)
         for (int64_t j = 0; j < n; ++j) {
           double t = in.size() > 2 ? in[2].x[size_t(i * n + j)] : 0;
@@ -789,8 +790,8 @@ static Build random_graph(uint32_t seed) {
       case 15: {
         uint32_t y = any();
         const Shape& t = b.shape(y);
-        if (s.rank == 2 && t.rank == 2 && s[1] == t[0] && b.g.values[x].dtype == DType::F64 &&
-            b.g.values[y].dtype == DType::F64)
+        if (s.rank >= 1 && t.rank >= 1 && s.rank <= 2 && t.rank <= 2 && s[s.rank - 1] == t[0] &&
+            b.g.values[x].dtype == DType::F64 && b.g.values[y].dtype == DType::F64)
           live.push_back(b.op(Op::matmul, {x, y}));
         else if (s.rank && s.size() > 0) live.push_back(b.op(Op::argmax, {x}, {int64_t(pick(uint32_t(s.rank))), 0}));
         else live.push_back(b.op(Op::alias, {x}));

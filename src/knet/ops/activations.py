@@ -23,9 +23,14 @@ leaky_relu = elementwise(
     grad=(lambda dy, y, x, slope: where(x > 0, dy, dy * slope), lambda dy, y, x, slope: where(x > 0, 0, dy * x)),
     doc="x where it is above 0, slope * x below.")
 
+sigm_back = elementwise(  # one operation, as tanh_back
+    "sigm_back", "a, b", c="a * b * (T(1) - b)", public=False, reference=lambda a, b: a * b * (1 - b),
+    grad=(lambda dy, y, a, b: sigm_back(dy, b), lambda dy, y, a, b: dy * a * (1 - 2 * b)),
+    doc="a b (1 - b): the gradient a of sigm, where it is b.")
+
 sigm = elementwise(
     "sigm", "x", rule="Float", c="vm::sigm(a)", aliases=("sigmoid",), reference=lambda x: np.exp(-np.logaddexp(0, -x)),
-    grad=(lambda dy, y, x: dy * y * (1 - y),),
+    grad=(lambda dy, y, x: sigm_back(dy, y),),
     doc="The logistic function, 1 / (1 + exp(-x)).")
 
 log_sigmoid = elementwise(

@@ -13,20 +13,45 @@ def _t(x):
 
 matmul = primitive(
     "matmul", "a, b", "Contraction",
-    grad=(lambda dy, y, a, b: _summed_to(matmul(dy, _t(b)), a.shape),
-          lambda dy, y, a, b: _b_grad(dy, a, b)),
+    grad=(lambda dy, y, a, b: _summed_to(_a_grad(dy, a, b), a.shape),
+          lambda dy, y, a, b: _summed_to(_b_grad(dy, a, b), b.shape)),
     reference="matmul",
     samples=[sample((3, 4), (4, 2)), sample((2, 1, 3, 4), (5, 4, 2)), sample((2, 3, 4), (4, 2)), sample((3, 0), (0, 2)),
-             sample((3, 4), (2, 4, 2))],
-    doc="Matrix product; stacks of matrices broadcast.")
+             sample((3, 4), (2, 4, 2)), sample((4,), (4,)), sample((3, 4), (4,)), sample((4,), (4, 2)),
+             sample((5, 3, 4), (4,)), sample((4,), (5, 4, 2)), sample((0,), (0,)), sample((2, 3, 0), (0,))],
+    doc="Matrix product; stacks of matrices broadcast. A vector is a row on the left, a column on the right.")
+
+
+def _column(x):
+    return reshape(x, (*x.shape, 1))
+
+
+def _row(x):
+    return reshape(x, (*x.shape[:-1], 1, x.shape[-1]))
+
+
+def _rows(x):
+    """All rows of a stack of matrices, one below the other."""
+    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _a_grad(dy, a, b):
+    if len(b.shape) == 1:
+        return ops.multiply(_column(dy) if dy.shape else dy, b)
+    if len(a.shape) == 1:
+        return matmul(b, dy) if len(b.shape) == 2 else ops.sum(ops.multiply(b, _row(dy)), -1)
+    return matmul(dy, _t(b))
 
 
 def _b_grad(dy, a, b):
+    if len(a.shape) == 1:
+        return ops.multiply(a, dy) if len(b.shape) == 1 else ops.multiply(_column(a), _row(dy))
+    # One b for a whole stack: one product over all rows, not a stack of products to be summed.
+    if len(b.shape) == 1:
+        return matmul(reshape(dy, (math.prod(dy.shape),)), _rows(a))
     if len(b.shape) == 2 and len(a.shape) > 2:
-        # One b for a whole stack: one product over all rows, not a stack of products to be summed.
-        a = reshape(a, (-1, a.shape[-1]) if math.prod(a.shape) else (math.prod(a.shape[:-1]), a.shape[-1]))
-        dy = reshape(dy, (a.shape[0], dy.shape[-1]))
-    return _summed_to(matmul(_t(a), dy), b.shape)
+        a, dy = _rows(a), _rows(dy)
+    return matmul(_t(a), dy)
 
 
 @face(matmul)
@@ -34,22 +59,9 @@ def _matmul(a, b):
     """Matrix product, a @ b. Stacks of matrices broadcast; a vector is a row on the left and a column on the right, and
     its dimension does not appear in the result."""
     a, b = as_array(a), as_array(b)
-    if len(a.shape) >= 2 and len(b.shape) >= 2:
-        return matmul(a, b)
     if not a.shape or not b.shape:
         raise ValueError(f"[matmul] a scalar is no matrix: {tuple(a.shape)} @ {tuple(b.shape)}. Use * to scale.")
-    if a.shape[-1] != b.shape[-2 if len(b.shape) > 1 else 0]:
-        raise ValueError(
-            f"[matmul] inner dimensions differ: {tuple(a.shape)} @ {tuple(b.shape)}. The last of the first must equal "
-            "the last but one of the second: transpose or reshape one of them."
-        )
-    shape = a.shape[:-1] if len(b.shape) == 1 else (*b.shape[:-2], b.shape[-1])
-    if len(a.shape) == 1:
-        a = reshape(a, (1, a.shape[0]))
-        shape = shape if len(b.shape) > 1 else ()
-    if len(b.shape) == 1:
-        b = reshape(b, (b.shape[0], 1))
-    return reshape(matmul(a, b), shape)
+    return matmul(a, b)
 
 
 @function(
