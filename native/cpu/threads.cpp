@@ -127,7 +127,7 @@ double cgroup_quota() {
     at = end + 1;
     size_t c1 = line.find(':'), c2 = line.find(':', c1 + 1);
     if (c1 == line.npos || c2 == line.npos) continue;
-    std::string controllers = "," + line.substr(c1 + 1, c2 - c1 - 1) + ",", path = line.substr(c2 + 1);
+    std::string controllers = std::string(",") + line.substr(c1 + 1, c2 - c1 - 1) + ",", path = line.substr(c2 + 1);
     bool v2 = controllers == ",,";
     if (!v2 && controllers.find(",cpu,") == controllers.npos) continue;
     for (const char* root : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"}) {
