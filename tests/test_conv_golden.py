@@ -194,6 +194,14 @@ CASES = [  # images, groups, channels of a group in and out, extents, window, st
     (1, 2, 1, 1, (1300,), (3,), (1,), (1,), (1,)),
     (2, 1, 3, 6, (5, 9, 8), (3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 1)),
     (1, 3, 1, 1, (4, 6, 7), (2, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 2)),
+    (2, 1, 33, 70, (9, 29), (3, 3), (1, 1), (2, 1), (2, 1)),    # windows of three in a row: images read where they are
+    (2, 2, 32, 34, (16, 30), (3, 3), (2, 2), (1, 1), (1, 1)),
+    (1, 1, 40, 33, (6, 35), (4, 3), (2, 2), (0, 0), (1, 1)),
+    (2, 1, 32, 64, (3, 31), (2, 3), (1, 1), (4, 1), (1, 1)),    # results that meet no row
+    (2, 1, 32, 64, (61,), (3,), (1,), (1,), (1,)),
+    (2, 1, 36, 32, (64,), (3,), (2,), (1,), (1,)),
+    (1, 1, 32, 32, (9, 28), (3, 6), (1, 1), (1, 2), (1, 1)),    # neighbours by threes, by twos for dw
+    (2, 1, 32, 48, (7, 7), (3, 3), (1, 1), (0, 0), (1, 1)),
 ]
 
 
@@ -245,6 +253,25 @@ def test_passes_have_the_same_bits_for_any_number_of_threads():
             np.testing.assert_array_equal(a, b)
     finally:
         knet.config.threads = before
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_rows_of_images_end_where_they_end(stride):
+    """What lies beside a row in memory, the next row, channel or image, is not met instead of its padding."""
+    options = {"stride": (stride,) * 2, "padding": (1, 1), "dilation": (1, 1), "groups": 1, "flip": False}
+    x, w = np.ones((3, 32, 8, 29), "float32"), np.ones((32, 32, 3, 3), "float32")
+    x[0], x[2] = np.nan, np.inf
+    for column in (0, 28):
+        x[1] = 1
+        x[1, :, :, column] = np.nan
+        y = values(ops.conv(knet.array(x), knet.array(w), **options))[1]
+        met = slice(0, 1 + (stride == 1)) if column == 0 else slice(-2 + (stride == 2), None)
+        assert np.isnan(y[:, :, met]).all()
+        y[:, :, met] = 0
+        assert np.isfinite(y).all()
+        if stride == 1:
+            dx = values(ops.conv_dx(knet.array(x), knet.array(w), **options, spatial=(8, 29)))[1]
+            np.testing.assert_array_equal(dx[:, :, 3:-3], y[:, :, 3:-3])
 
 
 def test_a_depthwise_filter_reads_nothing_beyond_its_plane():

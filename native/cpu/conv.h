@@ -4,7 +4,8 @@
 // done:
 //
 //   conv     Channels: vectors along the output channels, weights packed; an element of a patch is read alone, where
-//            it lies in the image (Source: itself, or a copy with its padding, the phases of strides apart). Direct:
+//            it lies in the image (itself, where windows are three wide; else a Source: itself, or a copy with its
+//            padding, the phases of strides apart). Direct:
 //            vectors along the positions, for few channels; a vector of B is a piece of the image, read where it lies;
 //            it may reach over several rows, its lanes then close up. Gathered: where too many lanes would be lost, a
 //            panel of patches is copied together first. Lines: for three results or fewer to a group. Planes: for one

@@ -9,18 +9,21 @@ namespace {
 // registers, a vector for some channels of each; it adds up the elements of their patches, read where they lie, times
 // rows of packed weights. The tiles of results that lie side by side, those of all phases, are turned together. No
 // lanes are lost to the borders of rows, and no load of a vector crosses two cache lines: of a core's 179 GFLOP/s the
-// loops reach 170 to 175 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
-// 145; beside busy neighbours 150 to 160. What is lost beside them: padding the image 1 to 4 % of the loops' time (with
-// strides of 2 11 %), turning and writing 2 to 5 %. The image that is padded next is fetched while this one is
-// multiplied, the weights 64 rows ahead, for those of 256 channels and more come from beyond L2: 256x14x14 took 12.5
-// ms, so 12.0. Weights in blocks that stay in L1 for 112 results, sums read and written for each, gained nothing.
+// loops reach 170 to 177 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
+// 145. Beside a neighbour that takes half of what a core can issue, it counts how many instructions a sum takes: with
+// every element of a patch read for itself the loops fell to 115 to 125 GFLOP/s, with neighbours read once for the
+// three taps that meet them to 145. Images are not copied with their padding where windows are three wide (reads_rows): that
+// took 4 to 6 % of the time, with strides of 2 15 %. What is read next, and what will be written to, is fetched evenly
+// meanwhile (asked for at once before each tile it took 3 to 6 %); the weights 64 rows ahead, for those of 256 channels
+// and more come from beyond L2: 256x14x14 took 12.5 ms, so 12.0. Turning and writing takes 2 to 5 %. Weights in blocks
+// that stay in L1 for 112 results, sums read and written for each, gained nothing.
 template <class T>
 class ConvChannels final : public Step {
  public:
   ConvChannels(const Geometry& g, bool back)
       : g_(g), back_(back), read_(back ? g.out_channels : g.in_channels), made_(back ? g.in_channels : g.out_channels),
         axes_(back ? all_phases(g) : axes(g)), source_(axes_, true, 0),
-        tasks_(axes_, g.images * g.groups, image_ns<T>(g), most_per_share()) {
+        in_rows_(reads_rows()), tasks_(axes_, g.images * g.groups, image_ns<T>(g), most_per_share()) {
     for (size_t d = 0; d < 3; ++d) {
       to_[d] = back ? g.x[d] : g.y[d];
       stride_[d] = back ? g.stride[d] : 1;
@@ -30,11 +33,14 @@ class ConvChannels final : public Step {
       for (int64_t j = 0; j < phases_n_[1]; ++j)
         for (int64_t k = 0; k < phases_n_[2]; ++k) {
           const int64_t at[3] = {i, j, k};
-          Phase p{{}, patch_, {}, {}, {}};
-          const Axes a = back ? phase_axes(g, at, &p.taps) : axes_;
+          Phase p{{}, patch_, {}, {}, {}, 1};
+          Axes a = back ? phase_axes(g, at, &p.taps) : axes_;
+          if (back) upwards(a, p.taps);
           for (size_t d = 0; d < 3; ++d) p.y[d] = a[d].y;
           p.off = source_.offsets(a, read_);
           p.at = source_.positions(a);
+          for (const int n : {3, 2})
+            if (p.near == 1 && near(p.off, n)) p.near = n;
           patch_ += int64_t(p.off.size());
           list_.push_back(std::move(p));
         }
@@ -53,10 +59,10 @@ class ConvChannels final : public Step {
         const int64_t sets = (g.images + joined_ - 1) / joined_;
         joined_ = (g.images + sets - 1) / sets;
         parts_ = std::min(panels, (8 + sets - 1) / sets);
-        scratch_bytes = size_t(g.images * image_bytes);
+        scratch_bytes = copies() ? size_t(g.images * image_bytes) : 0;
       }
     }
-    const double copy_ns = source_.in_place ? 0 : double(read_ * source_.channel) * kCopyNs<T>;
+    const double copy_ns = copies() ? double(read_ * source_.channel) * kCopyNs<T> : 0;
     cost_ns = double(tasks_.images) * (double(panels) * cycles / kGHz + copy_ns) + pack_ns() + 100;
   }
   static bool fits(const Geometry& g, bool back) {
@@ -77,16 +83,18 @@ class ConvChannels final : public Step {
     const int64_t y_d = axes_[tasks_.d].y, plane = to_[0] * to_[1] * to_[2];
     const int64_t read_plane = back_ ? g_.y_plane() : g_.x_plane(), image_size = read_ * read_plane;
     tasks_.run(cost_ns, [&](int64_t image, int64_t share) {
-      const size_t room = source_.bytes(read_);
+      const size_t room = copies() ? source_.bytes(read_) : 0;
       const int64_t width = 2 * micro_of<T>().lanes;
       auto* area = static_cast<char*>(workspace(1, room + size_t(2 * most_turned_ * width) * sizeof(T)));
-      const T* from = source_.prepare(
-          x + image * image_size, read_, false, reinterpret_cast<T*>(area), tasks_.d,
-          source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
-      // What is padded next, roughly: another share of this image, or of the image after it.
-      Next next;
+      const T* from = x + image * image_size;
+      if (copies())
+        from = source_.prepare(
+            from, read_, false, reinterpret_cast<T*>(area), tasks_.d,
+            source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
+      // What is read next, roughly: another share of this image, or of the image after it.
+      Next<T> next;
       const int64_t after = (share + 1) % tasks_.shares, of = after ? image : image + 1;
-      if (!source_.in_place && of < tasks_.images) {
+      if ((in_rows_ || copies()) && of < tasks_.images) {
         const int64_t begin = read_plane * after / tasks_.shares, end = read_plane * (after + 1) / tasks_.shares;
         next = {x + of * image_size + begin, tasks_.shares == 1 ? image_size : end - begin, read_plane,
                 tasks_.shares == 1 ? 1 : read_};
@@ -117,11 +125,14 @@ class ConvChannels final : public Step {
     std::vector<int64_t> off;  // of the elements of a patch
     std::vector<int64_t> at;   // of the patches
     std::vector<int64_t> taps;  // dx: which elements of the window they meet
+    int near;                   // so many elements of a patch at a time are neighbours
   };
   // Results of one phase: runs of neighbours, from `to` of their group on.
   struct Tiled {
     int64_t to, from[kRuns];
     int phase, runs, len;
+    int top = 0, rows = 0;  // in rows: of the window, those that lie in the image
+    bool first = true, last = true;
   };
   // n results from `to` on, and their last tile.
   struct Group {
@@ -129,17 +140,43 @@ class ConvChannels final : public Step {
     size_t last;
   };
 
-  // Runs of n elements that will be read, fetched into L2 meanwhile.
-  struct Next {
-    const T* at = nullptr;
-    int64_t n = 0, stride = 0, runs = 0;
-    int64_t lines() const { return (n + kLine - 1) / kLine * runs; }
-    void fetch(int64_t first, int64_t last) const {
-      const int64_t each = (n + kLine - 1) / kLine;
-      for (int64_t i = first; i < last; ++i) __builtin_prefetch(at + i / each * stride + i % each * kLine, 0, 2);
-    }
-    static constexpr int64_t kLine = 64 / int64_t(sizeof(T));
-  };
+  bool copies() const { return !in_rows_ && !source_.in_place; }
+  // Windows of three neighbours in a row, of which one is beyond the image at most: what the padding is can be told to
+  // the loops, which read the image where it lies. Rows are long enough to be done one at a time. With 16 registers
+  // copied images are 8 % faster where the stride is 1.
+  bool reads_rows() const {
+    const Axis& a = axes_[2];
+    if (axes_[0].x != 1 || axes_[0].y != 1 || axes_[0].taps != std::vector<int64_t>{0} || a.taps.size() != 3 ||
+        2 * a.y <= micro_of<T>().rows || (a.stride == 1 && micro_of<T>().lanes * int(sizeof(T)) < 64))
+      return false;
+    for (size_t d = 0; d < 3; ++d)
+      if (back_ && g_.stride[d] != 1) return false;
+    const int64_t step = a.taps[1] - a.taps[0], least = std::min(a.taps[0], a.taps[2]);
+    return (step == 1 || (back_ && step == -1)) && a.taps[2] - a.taps[1] == step && a.stride <= 2 && least >= -1 &&
+           (a.y - 1) * a.stride + least + 2 <= a.x;
+  }
+  // The window of dx, in the order in which it lies in dy.
+  static void upwards(Axes& a, std::vector<int64_t>& which) {
+    const auto& taps = a[2].taps;
+    if (taps.size() < 2 || taps.front() < taps.back()) return;
+    for (Axis& axis : a) std::reverse(axis.taps.begin(), axis.taps.end());
+    std::reverse(which.begin(), which.end());
+  }
+  // What a tile of results from row r, column c on meets.
+  void meet(Tiled& t, int64_t r, int64_t c) const {
+    const Axis &rows = axes_[1], &columns = axes_[2];
+    const auto n = int64_t(rows.taps.size());
+    const int64_t apart = n > 1 ? std::abs(rows.taps[1] - rows.taps[0]) : 1;
+    const int64_t top = r * rows.stride + std::min(rows.taps.front(), rows.taps.back());
+    const int64_t left = c * columns.stride + std::min(columns.taps.front(), columns.taps.back());
+    const int64_t lo = std::clamp<int64_t>((apart - 1 - top) / apart, 0, n);
+    const int64_t hi = std::clamp<int64_t>((rows.x - top + apart - 1) / apart, lo, n);
+    t.top = int(lo);
+    t.rows = int(hi - lo);
+    t.first = left >= 0;
+    t.last = left + (t.len - 1) * columns.stride + 2 < columns.x;
+    t.from[0] = (top + lo * apart) * columns.x + left;
+  }
 
   // What a share copies of an image is at most 512 KiB of L2, if that is 8 rows or more.
   int64_t most_per_share() const {
@@ -195,7 +232,8 @@ class ConvChannels final : public Step {
           const int64_t runs = std::min(rows, p.y[1] - r), len = std::min(length, p.y[2] - c);
           if (runs <= 0 || len <= 0) continue;
           Tiled t{before + (j - j0) * to_[2] + k, {}, int(phase), int(runs), int(len)};
-          for (int64_t n = 0; n < runs; ++n) t.from[n] = p.at[size_t((m * p.y[1] + r + n) * p.y[2] + c)];
+          if (in_rows_) meet(t, r, c);
+          for (int64_t n = 0; n < runs && !in_rows_; ++n) t.from[n] = p.at[size_t((m * p.y[1] + r + n) * p.y[2] + c)];
           tiles_.push_back(t);
           g.n += runs * len;
           // A row of a tile takes a cycle for two vectors; fewer than 8 rows wait for each other. Then 40 cycles to
@@ -219,7 +257,8 @@ class ConvChannels final : public Step {
     const int64_t made_size = made_ * to_[0] * to_[1] * to_[2];
     const auto bytes = int64_t(source_.bytes(read_));
     std::vector<const T*> from(static_cast<size_t>(n));
-    parallel(n, double(n * read_ * source_.channel) * kCopyNs<T>, [&](int64_t i) {
+    for (int64_t i = 0; i < n; ++i) from[size_t(i)] = x + i * read_size;
+    parallel(copies() ? n : 0, double(n * read_ * source_.channel) * kCopyNs<T>, [&](int64_t i) {
       from[size_t(i)] = source_.prepare(x + i * read_size, read_, false, reinterpret_cast<T*>(scratch + i * bytes),
                                         tasks_.d, source_.reach(tasks_.d, 0, axes_[tasks_.d].y, axes_[tasks_.d].y));
     });
@@ -238,7 +277,7 @@ class ConvChannels final : public Step {
   }
 
   // Channels begin to end - 1 (begin: the first of a panel) of a share's results.
-  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t begin, int64_t end, T* turned, const Next& next,
+  void multiply(int64_t share, const T* x, const T* w, T* y, int64_t begin, int64_t end, T* turned, Next<T> next,
                 bool around) const {
     const Micro<T>& micro = micro_of<T>();
     const int64_t width = 2 * micro.lanes, plane = to_[0] * to_[1] * to_[2];
@@ -246,8 +285,13 @@ class ConvChannels final : public Step {
     const size_t first_tile = first == 0 ? 0 : groups_[first - 1].last;
     if (first == last) return;
     const int64_t parts = (end - begin + width - 1) / width * int64_t(groups_[last - 1].last - first_tile);
-    int64_t part = 0;
+    const int64_t read_plane = back_ ? g_.y_plane() : g_.x_plane();
+    const Axis& down = axes_[1];
+    const int64_t row = (down.taps.size() > 1 ? std::abs(down.taps[1] - down.taps[0]) : 1) * axes_[2].x;
     T* rows_turned = turned + most_turned_ * width;
+    // That are used next: of what is read, and of each channel's results.
+    const int64_t reach = micro.rows * stride_[2] / Next<T>::kLine + 2;
+    std::vector<const T*> lines(size_t(next.lines() / parts + 2 + reach * width));
     for (int64_t o = begin; o < end; o += width) {
       const T* panel = w + o * patch_;
       const int64_t channels = std::min(width, made_ - o);
@@ -259,13 +303,21 @@ class ConvChannels final : public Step {
           const Tiled& t = tiles_[tile];
           const Phase& p = list_[size_t(t.phase)];
           // What is written next is on its way while the sums are made.
-          const int64_t length = (t.len - 1) * stride_[2];
-          if (next.runs) next.fetch(next.lines() * part / parts, next.lines() * (part + 1) / parts), ++part;
-          for (int64_t c = 0; c < channels && !around; ++c) {
-            __builtin_prefetch(to + c * plane + t.to, 1);
-            __builtin_prefetch(to + c * plane + t.to + length, 1);
+          const T** line = lines.data();
+          const int64_t apart = Next<T>::kLine, length = (t.len - 1) * stride_[2];
+          if (!around)
+            for (int64_t e = length; e > (t.to ? 0 : -apart); e -= apart)
+              for (int64_t c = 0; c < channels; ++c) *line++ = to + c * plane + t.to + std::max<int64_t>(0, e);
+          next.part_of(parts, [&](const T* at) { *line++ = at; });
+          *line = x;
+          if (in_rows_) {
+            micro.triples({x + t.from[0], panel + t.top * 3 * width, turned + t.to * width, read_, read_plane, t.rows,
+                           row, taps(axes_) * width, width, int(axes_[2].stride), t.len, t.first, t.last,
+                           lines.data(), line});
+            continue;
           }
-          Tile<T> rows{{}, turned + t.to * width, stride_[1] * to_[2] * width, stride_[2] * width, t.runs, t.len};
+          Tile<T> rows{{}, turned + t.to * width, stride_[1] * to_[2] * width, stride_[2] * width, t.runs, t.len,
+                       p.near, lines.data(), line};
           for (int r = 0; r < t.runs; ++r) rows.a[r] = x + t.from[r];
           micro.tile(rows, int64_t(p.off.size()), p.off.data(), panel + p.first * width, false);
         }
@@ -288,8 +340,19 @@ class ConvChannels final : public Step {
     for (int64_t p = 0; p < patch_; p += chunk)
       micro_of<T>().pack(to + p * width, std::min(chunk, patch_ - p), n, width, width, from + p, 1, patch_);
   }
+  void pack_windows(const T* w, int64_t group, int64_t c, int64_t n, T* to, int64_t step) const {
+    const int64_t width = 2 * micro_of<T>().lanes, window = g_.window();
+    for (int64_t o = 0; o < read_; ++o)
+      micro_of<T>().pack(to + o * window * width, window, n, width, step,
+                         w + ((group * read_ + o) * made_ + c) * window, 1, window);
+  }
   void pack_back(const T* w, int64_t group, int64_t c, int64_t n, T* to) const {
     const int64_t width = 2 * micro_of<T>().lanes, window = g_.window();
+    // The window as it is, or from its end on.
+    if (const auto& taps = list_[0].taps; int64_t(taps.size()) == window && std::is_sorted(taps.begin(), taps.end()))
+      return pack_windows(w, group, c, n, to, width);
+    else if (int64_t(taps.size()) == window && std::is_sorted(taps.rbegin(), taps.rend()))
+      return pack_windows(w, group, c, n, to + (window - 1) * width, -width);
     T* rows = static_cast<T*>(workspace(0, size_t(window * width) * sizeof(T)));
     for (int64_t o = 0; o < read_; ++o) {
       micro_of<T>().pack(rows, window, n, width, width, w + ((group * read_ + o) * made_ + c) * window, 1, window);
@@ -307,6 +370,7 @@ class ConvChannels final : public Step {
   int64_t read_, made_;  // channels of a group
   Axes axes_;
   Source<T> source_;
+  bool in_rows_;  // images are read where they lie, row by row
   Tasks tasks_;
   int64_t to_[3], stride_[3], phases_n_[3];
   int64_t patch_ = 0, packed_ = 0, most_turned_ = 0;  // packed weights: elements of a group

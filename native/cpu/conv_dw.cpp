@@ -306,6 +306,7 @@ class ConvDwChannels final : public Step {
     const auto at = source_.positions(a);
     for (int64_t i = 0; i < joined_; ++i)
       for (int64_t q : at) at_.push_back(i * channels_ * source_.channel + q);
+    near_ = line_ % 2 == 0 && near(at_, 2) ? 2 : 1;
     scratch_bytes = size_t(size_ * (chunks_ - 1)) * sizeof(T);
   }
   // Runs along the window of two or more; lanes of output channels that are worth it.
@@ -348,13 +349,23 @@ class ConvDwChannels final : public Step {
     T* turned = sums + panels * width * columns;
     const auto all = source_.reach(2, 0, g_.y[2], g_.y[2]);
     bool add = false;
-    // Positions q to q + count of what is joined.
-    auto multiply = [&](const T* from, int64_t q, int64_t count) {
+    // Positions q to q + count of what is joined; what is turned and copied next is fetched meanwhile.
+    const int64_t tiles = panels * ((columns / run_ + runs_ - 1) / runs_);
+    std::vector<const T*> lines;
+    auto multiply = [&](const T* from, int64_t q, int64_t count, Next<T> next_dy, Next<T> next_x) {
+      lines.resize(size_t((next_dy.lines() + next_x.lines()) / tiles + 3));
       for (int64_t panel = 0; panel < panels; ++panel)
         for (int64_t row = 0; row < columns;) {
           const int64_t runs = std::min(runs_, (columns - row) / run_);
-          Tile<T> t{{}, sums + (panel * columns + row) * width, run_ * width, width, int(runs), int(run_)};
+          Tile<T> t{{}, sums + (panel * columns + row) * width, run_ * width, width, int(runs), int(run_),
+                    near_, nullptr, nullptr};
           for (int64_t r = 0; r < runs; ++r) t.a[r] = from + off_[size_t(row + r * run_)];
+          const T** line = lines.data();
+          next_dy.part_of(tiles, [&](const T* at) { *line++ = at; });
+          next_x.part_of(tiles, [&](const T* at) { *line++ = at; });
+          *line = from;
+          t.next = lines.data();
+          t.next_end = line;
           micro.tile(t, count, at_.data() + q, turned + panel * width * count, add);
           row += runs * run_;
         }
@@ -375,7 +386,14 @@ class ConvDwChannels final : public Step {
                           source + i * image_room, 2, all);
           turn(dy + image * o_n * plane, 0, plane, i * plane, together * plane);
         }
-        multiply(source, 0, together * plane);
+        const int64_t image = (n + together) * g_.groups + group, more = std::min(joined_, last - n - together);
+        Next<T> next_dy, next_x;
+        if (more > 0) {
+          next_dy = {dy + image * o_n * plane, o_n * plane, g_.groups * o_n * plane, more};
+          next_x = {x + (image * g_.in_channels + c0) * g_.x_plane(), c_n * g_.x_plane(),
+                    g_.groups * g_.in_channels * g_.x_plane(), more};
+        }
+        multiply(source, 0, together * plane, next_dy, next_x);
         continue;
       }
       // Strips of an image, each with what the one before it did not copy.
@@ -389,7 +407,17 @@ class ConvDwChannels final : public Step {
         for (int64_t q = lo * line_; q < hi * line_; q += kPositions) {
           const int64_t count = std::min(kPositions, hi * line_ - q);
           turn(dy + (n * g_.groups + group) * o_n * plane, q, count, 0, count);
-          multiply(from, q, count);
+          // The next positions, of this image or the next, and roughly what of the image these are the first to meet.
+          const int64_t end = q + count, ahead = end < plane ? n : n + 1, at = end % plane;
+          const int64_t most = std::min(block, plane - at), row = g_.x[d_], line = g_.x_plane() / row;
+          Next<T> next_dy, next_x;
+          if (ahead < last) {
+            const int64_t begin = row * at / plane * line, until = row * (at + most) / plane * line;
+            next_dy = {dy + (ahead * g_.groups + group) * o_n * plane + at, most, plane, o_n};
+            next_x = {x + ((ahead * g_.groups + group) * g_.in_channels + c0) * g_.x_plane() + begin, until - begin,
+                      g_.x_plane(), c_n};
+          }
+          multiply(from, q, count, next_dy, next_x);
         }
       }
     }
@@ -403,6 +431,7 @@ class ConvDwChannels final : public Step {
   std::vector<int64_t> off_, at_;
   size_t d_;  // strips are so many results along it, `line_` results each
   int64_t strip_, line_, blocks_, channels_, joined_, run_, runs_, chunks_, size_;
+  int near_;
 };
 
 // dw where there are few output channels to a group (depthwise above all): positions along the vectors, so that neither
@@ -474,9 +503,10 @@ class ConvDwLines final : public Step {
                      dy + (image * g_.out_channels + o) * plane, pieces_.data(), int64_t(pieces_.size()));
     }
     for (int64_t i = 0; i < sums; ++i) {
-      T total = 0;
-      for (int64_t l = 0; l < micro.lanes; ++l) total += sum[i * micro.lanes + l];
-      dw[group * sums + i] = total;
+      T* lane = sum + i * micro.lanes;
+      for (int half = micro.lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+      dw[group * sums + i] = lane[0];
     }
   }
 

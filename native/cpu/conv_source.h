@@ -20,6 +20,31 @@ double image_ns(const Geometry& g) {
 template <class T>
 constexpr double kCopyNs = 0.02 * double(sizeof(T));
 
+// Runs of n elements that will be read, line by line.
+template <class T>
+struct Next {
+  const T* at = nullptr;
+  int64_t n = 0, stride = 0, runs = 0, done = 0, due = 0;
+  int64_t lines() const { return (n + kLine - 1) / kLine * runs; }
+  // The next one of so many equal parts: each(line).
+  template <class F>
+  void part_of(int64_t parts, const F& each) {
+    for (due += lines(); due >= parts; due -= parts) {
+      each(at + done);
+      done += kLine;
+      if (done >= n) done = 0, at += stride;
+    }
+  }
+  static constexpr int64_t kLine = 64 / int64_t(sizeof(T));
+};
+
+// Are places neighbours, n at a time?
+inline bool near(const std::vector<int64_t>& at, int64_t n) {
+  bool all = int64_t(at.size()) % n == 0;
+  for (size_t i = 0; all && i < at.size(); ++i) all = at[i] == at[i - i % size_t(n)] + int64_t(i % size_t(n));
+  return all;
+}
+
 // An image as the loops read it. In place where every element that is read is there; else a copy of the part that is
 // read, with its padding. If `split`, the copy keeps the elements that one tap meets side by side: the phases of each
 // stride lie apart, those that no tap meets are left out.

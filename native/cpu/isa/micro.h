@@ -48,14 +48,34 @@ struct Panel {
   const Lane<T>* order[2] = {nullptr, nullptr};
 };
 
-// Rows of A in runs of neighbours: runs <= kRuns, runs * len <= Micro::rows.
+// Rows of A in runs of neighbours: runs <= kRuns, runs * len <= Micro::rows. Steps of the sum that meet neighbours, so
+// many at a time (`near`: 1, 2 or 3; their number is a multiple of it), read them once.
 constexpr int kRuns = 4;
 template <class T>
 struct Tile {
   const T* a[kRuns];
   T* c;
   int64_t run_step, step;
-  int runs, len;
+  int runs, len, near = 1;
+  const T *const *next, *const *next_end;  // lines that will be used next, fetched into L2 meanwhile; the last is read
+};
+
+// Results side by side in a row, of windows three columns wide that meet the image where it lies, with a packed B, two
+// vectors (w lanes) wide:
+//   c[i * step + j] = sum over q < channels, r < rows, p < 3 of
+//                     x[q * channel + r * row + i * stride + p] * b[q * b_channel + (3 * r + p) * w + j],
+//                     i < len <= Micro::rows, j < w
+// in order, one fused chain. The first and the last column that are met may lie beyond the image: then they are zeros,
+// and not read. The stride is 1 or 2.
+template <class T>
+struct Triples {
+  const T* x;
+  const T* b;
+  T* c;
+  int64_t channels, channel, rows, row, b_channel, step;
+  int stride, len;
+  bool first, last;  // they lie in the image
+  const T *const *next, *const *next_end;  // lines that will be used next, fetched into L2 meanwhile; the last is read
 };
 
 // c[i * ldc + j] = sum over p < k of a(i, p) * b[p * ldb + j], i < m, j < n; n is at most two vectors. A is packed in
@@ -106,6 +126,7 @@ struct Micro {
   //   c[r * run_step + i * step + j] (+)= sum over s < k of a[r][off[s] + i] * b[s * w + j],  r < runs, i < len, j < w
   // Nothing else of A is read. The sum over s is in order, one fused chain.
   void (*tile)(const Tile<T>& t, int64_t k, const int64_t* off, const T* b, bool add);
+  void (*triples)(const Triples<T>& t);
   // dst[p * width + j] = src[p * rs + j * cs] for p < k, j < n; zeros for n <= j < padded.
   void (*pack)(T* dst, int64_t k, int64_t n, int64_t padded, int64_t width, const T* src, int64_t rs, int64_t cs);
   // c[j] (+)= sum over p < k of x[p * xs] * b[p * ldb + j], j < n
