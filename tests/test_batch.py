@@ -105,6 +105,39 @@ def test_embedding_and_plain_recurrence(hidden):
     assert (13, "gather") in joined(grad(loss), w, words)
 
 
+def looked_up(e, w, i):
+    return knet.tanh(e[i] @ w).sum()
+
+
+@pytest.mark.parametrize("rows, inner, times", [(7, 40, 14), (7, 40, 100), (3, 64, 6), (5, 2, 300), (1, 33, 9)])
+def test_products_of_rows_that_occur_often(rows, inner, times):
+    """Each row of a small table goes through a product once, and the gradients are those of the rows one by one."""
+    rng = np.random.default_rng(times)
+    e, w = weights(rng, (rows, inner), (inner, 12))
+    i = rng.integers(-rows, rows, times)
+    ki = knet.array(i)
+    check(lambda w: looked_up(w[0], w[1], ki), [e, w])
+    assert np.array_equal((e[ki] @ w).numpy(), (e @ w).numpy()[i])
+    text = knet.explain(grad(lambda w: looked_up(w[0], w[1], ki)), [e, w]).text("batched")
+    assert f"float64({rows}, 12) = matmul" in text and f"float64({times}, 12) = matmul" not in text
+    assert (f"float64({inner}, {rows}) = transpose" in text) == (inner >= 32)
+
+
+def test_a_row_that_is_not_looked_up_adds_nothing():
+    rng = np.random.default_rng(1)
+    e, w = rng.standard_normal((4, 32)), rng.standard_normal((32, 40))
+    e[2] = np.inf
+    i = knet.array(np.array([0, 1, 3] * 5))
+    de, dw = grad(lambda p: looked_up(p[0], p[1], i))([knet.array(e), knet.array(w)])
+    assert np.isfinite(dw.numpy()).all() and not de.numpy()[2].any() and np.abs(de.numpy()[[0, 1, 3]]).min() > 0
+
+
+def test_rows_that_do_not_exist():
+    e, w = knet.ones((3, 32)), knet.ones((32, 4))
+    with pytest.raises(IndexError, match="index 3 is out of range for axis 0 of extent 3"):
+        (e[knet.array([0, 1, 2, 0, 1, 2, 3])] @ w).numpy()
+
+
 def random_tree(rng, leaves):
     if leaves == 1:
         return int(rng.integers(0, 50))

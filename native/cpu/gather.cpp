@@ -200,7 +200,14 @@ class ScatterStep : public Step {
       if (inner.rank == 1 && run.n == 1) {
         for (int64_t s = 0; s < places_.n; ++s) put(to[offset(s)], from[s]);
       } else if (inner.rank == 1 && run.a == 1) {
-        for (int64_t s = 0; s < places_.n; ++s) put_run(to + offset(s), from + s * places_.v_step, width);
+        // Pieces of rows, far apart: the processor does not fetch them ahead by itself.
+        constexpr int64_t kAhead = 16, kLine = 64 / int64_t(sizeof(T));
+        for (int64_t s = 0; s < places_.n; ++s) {
+          const T* piece = from + s * places_.v_step;
+          for (int64_t i = 0; i < width && s + kAhead < places_.n; i += kLine)
+            __builtin_prefetch(piece + kAhead * places_.v_step + i);
+          put_run(to + offset(s), piece, width);
+        }
       } else {
         int64_t rows = inner.size() / run.n;
         for (int64_t s = 0; s < places_.n; ++s) {

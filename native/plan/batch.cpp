@@ -20,6 +20,7 @@
 
 #include "plan/batcher.h"
 #include "plan/pipeline.h"
+#include "plan/rows.h"
 #include "plan/slices.h"
 
 namespace knet {
@@ -280,6 +281,7 @@ Graph batch(Graph g, std::string* told) {
     if (is_product(g, n))
       any |= ++count[g.in(n)[1]] > 1 || (is_column(g.values[g.in(n)[1]].shape) && ++count[g.in(n)[0]] > 1);
   if (any) g = Batcher(std::move(g), told).run();
+  g = share_rows(std::move(g));
   if (!accumulate_products(g)) return g;
   return prune(std::move(g));
 }

@@ -116,7 +116,7 @@ class Splitter {
     int64_t start, length;
     for (uint32_t p : products) {
       const auto& users = users_[g_.nodes[p].out];
-      bool all = users.size() > 1;
+      bool all = !users.empty();
       for (uint32_t u : users) all = all && fixed_columns(u, start, length);
       if (all) of.push_back(p);
     }
