@@ -1,16 +1,18 @@
 """Training steps of the seed's five models: ours beside PyTorch, JAX, TensorFlow, MLX, tinygrad, autograd and NumPy.
 
-    python benchmarks/seed_models.py [--models linreg,mlp] [--peers torch,compile,jax,mlx] [--threads N] [--repeats 7]
+    python benchmarks/seed_models.py [--models linreg,mlp] [--peers torch,compile,jax] [--threads N] [--rounds 3]
 
 Every framework gets the same weights and data, does the same number of steps from them, and must arrive at the same
 loss (checked to 1e-3 relative); then a step is timed: the median over `repeats` of the mean of a block of steps. Each
-framework runs in a process of its own, with as many threads as we use and no variable set that chooses its kernels. A
-peer gets its best idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM uses nn.LSTM
-as well as a hand-written cell, both also compiled; JAX jits the whole step, donates its parameters and scans over time,
-and (`scan`) runs a whole epoch of linreg and the MLP in one call, so that Python is not there at all; TensorFlow has
-the step in a tf.function, tinygrad in a TinyJit (it needs clang), MLX plain and in mx.compile (its wheel for Linux,
-0.32.4, brings the reference BLAS: 4.5 GFLOP/s). NumPy's derivatives are written by hand. Those whose images have their
-channels last (MLX, TensorFlow) get weights in that order. We write every model as plain Python, the LSTM cell by hand.
+framework runs in processes of its own, with as many threads as we use and no variable set that chooses its kernels.
+They take turns, `rounds` of them: on a shared machine a process may be slow from its first step to its last, by where
+it runs. A peer gets its best idiomatic form, often several: PyTorch updates with fused foreach calls and for CharLM
+uses nn.LSTM as well as a hand-written cell, both also compiled; JAX jits the whole step, donates its parameters and
+scans over time, and (`scan`) runs a whole epoch of linreg and the MLP in one call, so that Python is not there at all;
+TensorFlow has the step in a tf.function, tinygrad in a TinyJit (it needs clang), MLX plain and in mx.compile (its wheel
+for Linux, 0.32.4, brings the reference BLAS: 4.5 GFLOP/s). NumPy's derivatives are written by hand. Those whose images
+have their channels last (MLX, TensorFlow) get weights in that order. We write every model as plain Python, the LSTM
+cell by hand.
 A peer that is not installed, or takes longer than five minutes (100 time steps compiled one by one, say), is left out
 with a word.
 """
@@ -514,6 +516,7 @@ def main():
     p.add_argument("--peers", default=",".join(PEERS), help=f"some of {', '.join(PEERS)}; each runs in all its forms")
     p.add_argument("--threads", type=int, default=interleave.CORES)
     p.add_argument("--repeats", type=int, default=7)
+    p.add_argument("--rounds", type=int, default=3, help="so many processes of each, in turn")
     p.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
@@ -521,21 +524,29 @@ def main():
     peers = [name for name in args.peers.split(",") if name]
     if unknown := set(peers) - set(PEERS):
         p.error(f"unknown peers: {', '.join(sorted(unknown))}. Choose from {', '.join(PEERS)}.")
-    print(f"{args.threads} threads; milliseconds per training step, median of {args.repeats}")
+    print(f"{args.threads} threads; milliseconds per training step, median of {args.rounds} processes' medians of "
+          f"{args.repeats}, in brackets the least")
     for model in args.models.split(","):
+        contestants = [(framework, form) for framework in ["knet", *peers]
+                       for form in OTHERS.get((framework, model), FORMS[framework])]
+        answers = {c: [] for c in contestants}
+        for _ in range(args.rounds):
+            for c, known in answers.items():
+                if not known or isinstance(known[0], dict):
+                    known.append(interleave.alone(__file__, c[0], model, c[1], "--repeats", str(args.repeats),
+                                                  threads=args.threads))
         ours = None
-        for framework in ["knet", *peers]:
-            for form in OTHERS.get((framework, model), FORMS[framework]):
-                r = interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats),
-                                     threads=args.threads)
-                name = f"{model:8} {framework + ' ' + form:24}"
-                if isinstance(r, str):
-                    print(f"{name} {r}", flush=True)
-                    continue
-                ours = ours or r
-                agree = "" if abs(r["loss"] - ours["loss"]) <= 1e-3 * abs(ours["loss"]) else "  LOSS DIFFERS"
-                print(f"{name} {r['ms']:9.4f} ms (min {r['min']:.4f})  loss {r['loss']:.6f}  "
-                      f"first {r['first']:6.2f} s  {r['ms'] / ours['ms']:6.2f} x ours{agree}", flush=True)
+        for (framework, form), known in answers.items():
+            name = f"{model:8} {framework + ' ' + form:24}"
+            if word := next((r for r in known if isinstance(r, str)), None):
+                print(f"{name} {word}", flush=True)
+                continue
+            ms, loss = statistics.median(r["ms"] for r in known), known[0]["loss"]
+            first = statistics.median(r["first"] for r in known)
+            ours = ours or (ms, loss)
+            agree = "" if abs(loss - ours[1]) <= 1e-3 * abs(ours[1]) else "  LOSS DIFFERS"
+            print(f"{name} {ms:9.4f} ms ({min(r['min'] for r in known):.4f})  loss {loss:.6f}  first {first:6.2f} s  "
+                  f"{ms / ours[0]:6.2f} x ours{agree}", flush=True)
 
 
 if __name__ == "__main__":
