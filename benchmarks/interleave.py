@@ -80,6 +80,19 @@ def alone(file, framework, *args, threads=CORES, timeout=300):
     return json.loads(run.stdout.strip().splitlines()[-1])
 
 
+def in_turn(contestants, ask, rounds):
+    """For each contestant the answers of `rounds` processes, or a string that says why there are none.
+
+    They take turns: on a shared machine a process may be slow from its first step to its last, by where it runs.
+    """
+    answers = {c: [] for c in contestants}
+    for _ in range(rounds):
+        for c, known in answers.items():
+            if not known or not isinstance(known[-1], str):
+                known.append(ask(*c))
+    return {c: known[-1] if isinstance(known[-1], str) else known for c, known in answers.items()}
+
+
 class Worker:
     def __init__(self, file, framework, threads):
         self.framework = framework

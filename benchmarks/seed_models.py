@@ -529,17 +529,16 @@ def main():
     for model in args.models.split(","):
         contestants = [(framework, form) for framework in ["knet", *peers]
                        for form in OTHERS.get((framework, model), FORMS[framework])]
-        answers = {c: [] for c in contestants}
-        for _ in range(args.rounds):
-            for c, known in answers.items():
-                if not known or isinstance(known[0], dict):
-                    known.append(interleave.alone(__file__, c[0], model, c[1], "--repeats", str(args.repeats),
-                                                  threads=args.threads))
+
+        def ask(framework, form):
+            return interleave.alone(__file__, framework, model, form, "--repeats", str(args.repeats),
+                                    threads=args.threads)
+
         ours = None
-        for (framework, form), known in answers.items():
+        for (framework, form), known in interleave.in_turn(contestants, ask, args.rounds).items():
             name = f"{model:8} {framework + ' ' + form:24}"
-            if word := next((r for r in known if isinstance(r, str)), None):
-                print(f"{name} {word}", flush=True)
+            if isinstance(known, str):
+                print(f"{name} {known}", flush=True)
                 continue
             ms, loss = statistics.median(r["ms"] for r in known), known[0]["loss"]
             first = statistics.median(r["first"] for r in known)

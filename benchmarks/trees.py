@@ -1,6 +1,6 @@
 """A recursive network over trees, each seen for the first time: what a program costs that is never the same twice.
 
-    python benchmarks/trees.py [--trees 200] [--peers torch,jax] [--threads N]
+    python benchmarks/trees.py [--trees 200] [--peers torch,jax] [--threads N] [--rounds 3]
 
 A tree is drawn at random, of 10 to 40 leaves. A leaf is a row of a table of 1000 words, a node h = tanh(wl hl + wr hr +
 b), 64 numbers each; the loss is the mean squared distance of the root from the tree's target; forward, backward and
@@ -284,28 +284,38 @@ def main():
     p.add_argument("--trees", type=int, default=200)
     p.add_argument("--peers", default=",".join(FORMS).removeprefix("knet,"))
     p.add_argument("--threads", type=int, default=1)  # nothing here is worth a second one, to any of them
+    p.add_argument("--rounds", type=int, default=3, help="so many processes of each, in turn")
     p.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker:
         return worker(*args.worker, args.threads, args.trees)
-    print(f"{args.threads} thread{'s' * (args.threads > 1)}, {args.trees} trees; milliseconds of a tree")
+    print(f"{args.threads} thread{'s' * (args.threads > 1)}, {args.trees} trees; milliseconds of a tree, the median of "
+          f"{args.rounds} processes, in brackets the least")
+    contestants = [(framework, form) for framework in ["knet", *args.peers.split(",")] for form in FORMS[framework]]
+
+    def ask(framework, form):
+        return interleave.alone(__file__, framework, form, "--trees", str(args.trees), threads=args.threads)
+
     ours = None
-    for framework in ["knet", *args.peers.split(",")]:
-        for form in FORMS[framework]:
-            r = interleave.alone(__file__, framework, form, "--trees", str(args.trees), threads=args.threads)
-            name = f"{framework + ' ' + form:16}"
-            if isinstance(r, str):
-                print(f"{name} {r}", flush=True)
-                continue
-            first, again = r
-            ours = ours or first
-            losses = first["losses"]
-            agree = all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(losses, ours["losses"]))
-            plans = f"  new plans {first['plans']}, then {again['plans']}" if framework == "knet" else ""
-            ratios = {k: f"{first[k]:8.3f} ({first[k] / ours[k]:6.2f} x ours)" for k in ("median", "mean")}
-            print(f"{name} median {ratios['median']}  mean {ratios['mean']}  first {first['first']:8.1f}  "
-                  f"again {again['median']:8.3f}  {len(losses)} trees, mean loss {statistics.mean(losses):.6f}"
-                  f"{'' if agree else '  LOSSES DIFFER'}{plans}", flush=True)
+    for (framework, form), known in interleave.in_turn(contestants, ask, args.rounds).items():
+        name = f"{framework + ' ' + form:16}"
+        if isinstance(known, str):
+            print(f"{name} {known}", flush=True)
+            continue
+        new, again = zip(*known)
+        least, mean, steady = min(r["median"] for r in new), middle(new, "mean"), middle(again, "median")
+        ours = ours or (middle(new, "median"), new[0]["losses"])
+        losses = new[0]["losses"]
+        agree = all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(losses, ours[1]))
+        plans = f"  new plans {new[0]['plans']}, then {again[0]['plans']}" if framework == "knet" else ""
+        median = middle(new, "median")
+        print(f"{name} median {median:8.3f} ({least:.3f})  {median / ours[0]:6.2f} x ours  mean {mean:8.3f}  "
+              f"first {middle(new, 'first'):8.1f}  again {steady:8.3f}  {len(losses)} trees, "
+              f"mean loss {statistics.mean(losses):.6f}{'' if agree else '  LOSSES DIFFER'}{plans}", flush=True)
+
+
+def middle(answers, what):
+    return statistics.median(r[what] for r in answers)
 
 
 if __name__ == "__main__":
