@@ -359,12 +359,13 @@ void vecmat(int64_t n, int64_t k, const T* x, int64_t xs, const T* b, int64_t ld
   store_part(c + j, add ? load_part(c + j, n - j) + sum[0] : sum[0], n - j);
 }
 
-// Lane l of the result is x[l] + x[l + H] where bit H of l is 0, y[l - H] + y[l] where it is 1.
+// Lane l of the result is x[l] + x[l + H] where bit H of l is 0, y[l] + y[l - H] where it is 1. The first of the two
+// shuffles leaves all lanes where they are, which needs no port for shuffles.
 template <int H, class V, class I, int... l>
 inline __attribute__((always_inline)) V fold(V x, V y, I, std::integer_sequence<int, l...>) {
   constexpr int L = sizeof...(l);
-  return __builtin_shuffle(x, y, I{(l & H ? L + l - H : l)...}) +
-         __builtin_shuffle(x, y, I{(l & H ? L + l : l + H)...});
+  return __builtin_shuffle(x, y, I{(l & H ? L + l : l)...}) +
+         __builtin_shuffle(x, y, I{(l & H ? L + l - H : l + H)...});
 }
 
 // Sum i of M ends in lane i % L of vector i / L. The order of its additions is the same for any M and i.
