@@ -12,8 +12,8 @@ namespace {
 // loops reach 170 to 177 in 3x3 convolutions of 64 to 512 channels, where vectors along the positions reached 105 to
 // 145. Beside a neighbour that takes half of what a core can issue, it counts how many instructions a sum takes: with
 // every element of a patch read for itself the loops fell to 115 to 125 GFLOP/s, with neighbours read once for the
-// three taps that meet them to 145. Images are not copied with their padding where windows are three wide (reads_rows): that
-// took 4 to 6 % of the time, with strides of 2 15 %. What is read next, and what will be written to, is fetched evenly
+// three taps that meet them to 145. Images are not copied with their padding where windows are three wide (reads_rows):
+// that took 4 to 6 % of the time, with strides of 2 15 %. What is read next, and what will be written to, is fetched evenly
 // meanwhile (asked for at once before each tile it took 3 to 6 %); the weights 64 rows ahead, for those of 256 channels
 // and more come from beyond L2: 256x14x14 took 12.5 ms, so 12.0. Turning and writing takes 2 to 5 %. Weights in blocks
 // that stay in L1 for 112 results, sums read and written for each, gained nothing.
@@ -89,7 +89,7 @@ class ConvChannels final : public Step {
       const T* from = x + image * image_size;
       if (copies())
         from = source_.prepare(
-            from, read_, false, reinterpret_cast<T*>(area), tasks_.d,
+            from, read_, 0, reinterpret_cast<T*>(area), tasks_.d,
             source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
       // What is read next, roughly: another share of this image, or of the image after it.
       Next<T> next;
@@ -259,7 +259,7 @@ class ConvChannels final : public Step {
     std::vector<const T*> from(static_cast<size_t>(n));
     for (int64_t i = 0; i < n; ++i) from[size_t(i)] = x + i * read_size;
     parallel(copies() ? n : 0, double(n * read_ * source_.channel) * kCopyNs<T>, [&](int64_t i) {
-      from[size_t(i)] = source_.prepare(x + i * read_size, read_, false, reinterpret_cast<T*>(scratch + i * bytes),
+      from[size_t(i)] = source_.prepare(x + i * read_size, read_, 0, reinterpret_cast<T*>(scratch + i * bytes),
                                         tasks_.d, source_.reach(tasks_.d, 0, axes_[tasks_.d].y, axes_[tasks_.d].y));
     });
     parallel((n + joined_ - 1) / joined_ * parts_, cost_ns, [&](int64_t task) {

@@ -84,7 +84,8 @@ class ConvDw final : public Step {
       for (int64_t n = first; n < last; ++n) {
         const int64_t image = n * g_.groups + group;
         auto* room = static_cast<T*>(workspace(1, source_.bytes(channels_)));
-        const T* from = source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, false, room, 2, all);
+        const T* from =
+            source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, source_.slack, room, 2, all);
         product.run({dy + image * o_n * plane, plane, 1}, {from, 1, source_.channel}, to, patch, n > first);
       }
       return;
@@ -115,8 +116,9 @@ class ConvDw final : public Step {
       const int64_t together = std::min(joined_, last - n);
       for (int64_t i = 0; i < together; ++i) {
         const int64_t image = (n + i) * g_.groups + group;
-        const T* source = source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n,
-                                          image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 2, all);
+        const int64_t begin = image * g_.in_channels + c0, channels = g_.images * g_.groups * g_.in_channels;
+        const T* source = source_.prepare(x + begin * g_.x_plane(), c_n, (channels - begin - c_n) * g_.x_plane(),
+                                          reinterpret_cast<T*>(area), 2, all);
         const T* d = dy + image * o_n * plane;
         if (joined_ == 1) {
           for (int64_t q = 0; q < plane; q += positions_) {
@@ -248,7 +250,7 @@ class ConvDwPoint final : public Step {
     for (int64_t n = first; n < last; n += joined_) {
       const int64_t together = std::min(joined_, last - n), image = n * g_.groups + group;
       const T* d = dy + image * g_.out_channels * plane;
-      const T* s = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels, false,
+      const T* s = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels, 0,
                                    reinterpret_cast<T*>(area), 2, source_.reach(2, 0, g_.y[2], g_.y[2]));
       const T *a = turns_x_ ? d : s, *b = turns_x_ ? s : d;
       const int64_t step = plane <= kBlock ? plane : kBlock;
@@ -382,7 +384,7 @@ class ConvDwChannels final : public Step {
         const int64_t together = std::min(joined_, last - n);
         for (int64_t i = 0; i < together; ++i) {
           const int64_t image = (n + i) * g_.groups + group;
-          source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, source_.in_place,
+          source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, Source<T>::kCopy,
                           source + i * image_room, 2, all);
           turn(dy + image * o_n * plane, 0, plane, i * plane, together * plane);
         }
@@ -403,7 +405,7 @@ class ConvDwChannels final : public Step {
         auto strip = source_.reach(d_, lo, hi, g_.y[d_]);
         strip.first = std::max(strip.first, copied);
         copied = strip.second = std::max(strip.first, strip.second);
-        const T* from = source_.prepare(image, c_n, false, source, d_, strip);
+        const T* from = source_.prepare(image, c_n, 0, source, d_, strip);
         for (int64_t q = lo * line_; q < hi * line_; q += kPositions) {
           const int64_t count = std::min(kPositions, hi * line_ - q);
           turn(dy + (n * g_.groups + group) * o_n * plane, q, count, 0, count);
@@ -496,7 +498,8 @@ class ConvDwLines final : public Step {
         continue;
       }
       const T* source = source_.prepare(x + image * g_.in_channels * g_.x_plane(), g_.in_channels,
-                                        image + 1 == g_.images * g_.groups, reinterpret_cast<T*>(area), 2,
+                                        (g_.images * g_.groups - image - 1) * g_.in_channels * g_.x_plane(),
+                                        reinterpret_cast<T*>(area), 2,
                                         source_.reach(2, 0, g_.y[2], g_.y[2]));
       for (int64_t o = 0; o < g_.out_channels; ++o)
         micro.traces(patch, sum + o * patch * micro.lanes, off_.data(), source,

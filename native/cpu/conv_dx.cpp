@@ -53,7 +53,8 @@ class ConvDxTurned final : public Step {
       auto* area = static_cast<char*>(workspace(1, room + packed + parts));
       const int64_t y_d = all_[tasks_.d].y, lo = share * tasks_.per_share, hi = std::min(y_d, lo + tasks_.per_share);
       const T* from = source_.prepare(dy + image * g_.out_channels * g_.y_plane(), g_.out_channels,
-                                      image + 1 == tasks_.images, reinterpret_cast<T*>(area), tasks_.d,
+                                      (tasks_.images - image - 1) * g_.out_channels * g_.y_plane(),
+                                      reinterpret_cast<T*>(area), tasks_.d,
                                       source_.reach(tasks_.d, lo, hi, y_d));
       T* to = dx + image * g_.in_channels * g_.x_plane();
       std::vector<const T*> made;  // the first of each phase's results

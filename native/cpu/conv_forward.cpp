@@ -25,8 +25,8 @@ class Conv final : public Step {
       const size_t room = source_.bytes(g_.in_channels);
       auto* area = static_cast<char*>(workspace(1, room + sweep_.packed_bytes()));
       const T* from = source_.prepare(
-          x + image * g_.in_channels * g_.x_plane(), g_.in_channels, image + 1 == tasks_.images,
-          reinterpret_cast<T*>(area), tasks_.d,
+          x + image * g_.in_channels * g_.x_plane(), g_.in_channels,
+          (tasks_.images - image - 1) * g_.in_channels * g_.x_plane(), reinterpret_cast<T*>(area), tasks_.d,
           source_.reach(tasks_.d, share * tasks_.per_share, std::min(y_d, (share + 1) * tasks_.per_share), y_d));
       sweep_.run(share, from, w + image % g_.groups * g_.out_channels * g_.patch(),
                  y + image * g_.out_channels * y_plane + sweep_.begin(share), y_plane,

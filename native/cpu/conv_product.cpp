@@ -268,8 +268,9 @@ class ConvThinned final : public Step {
     auto x = reinterpret_cast<const T*>(in[0]);
     const int64_t c = g_.in_channels;
     parallel(g_.images * g_.groups, copy_ns_, [&](int64_t image) {
-      source_.prepare(x + image * c * g_.x_plane(), c, true, reinterpret_cast<T*>(scratch) + image * c * g_.y_plane(),
-                      2, source_.reach(2, 0, g_.y[2], g_.y[2]));
+      source_.prepare(x + image * c * g_.x_plane(), c, Source<T>::kCopy,
+                      reinterpret_cast<T*>(scratch) + image * c * g_.y_plane(), 2,
+                      source_.reach(2, 0, g_.y[2], g_.y[2]));
     });
     const char* const product_in[] = {scratch, in[1]};
     product_.run(out, product_in, nullptr);

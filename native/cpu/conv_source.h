@@ -88,10 +88,13 @@ class Source {
     const int64_t more = d == 2 ? slack : d == 1 ? slack / std::max<int64_t>(1, per_[2]) + 1 : 1;
     return {lo * stride_[d], std::min(extent_[d], extent_[d] - (y - hi) * stride_[d] + more * step_[d])};
   }
-  // Channels from `x` on; of dimension `d` what lies in `part` (reach). `last`: nothing readable lies behind them.
-  const T* prepare(const T* x, int64_t channels, bool last, T* room, size_t d, std::pair<int64_t, int64_t> part) const {
+  // Channels from `x` on; of dimension `d` what lies in `part` (reach). `behind`: so many elements behind them may be
+  // read; kCopy: they are copied in any case.
+  static constexpr int64_t kCopy = -1;
+  const T* prepare(const T* x, int64_t channels, int64_t behind, T* room, size_t d,
+                   std::pair<int64_t, int64_t> part) const {
     const int64_t plane = x_[0] * x_[1] * x_[2];
-    if (in_place && !last) return x;
+    if (in_place && behind >= slack) return x;
     std::memset(room + channels * channel, 0, size_t(slack) * sizeof(T));
     if (in_place) {
       int64_t lo = 0, hi = plane;
