@@ -60,15 +60,12 @@ Graph Batcher::run() {
   }
   for (const auto& n : g_.nodes)
     if (n.op == Op::leaf || n.op == Op::scalar) value(n.out);
-  for (uint32_t v : g_.outputs) out_.outputs.push_back(value(v));
-  for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
-  for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
-  return std::move(out_);
+  for (uint32_t v : g_.outputs) value(v);
+  return finish();
 }
 
 void Batcher::prepare() {
   const size_t n_values = g_.values.size(), n_nodes = g_.nodes.size();
-  map_.assign(n_values, kNone);
   seat_.resize(n_values);
   result_.assign(n_values, false);
   for (uint32_t v : g_.outputs) result_[v] = true;

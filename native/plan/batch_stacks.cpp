@@ -141,16 +141,9 @@ void Batcher::emit(uint32_t i) {
     seat_[n.out] = seat_[g_.in(n)[0]];
     return;
   }
-  uint32_t few[kMostOperands];
-  Values many(n.n_in > kMostOperands ? n.n_in : 0);
-  const std::span in(many.empty() ? few : many.data(), n.n_in);
-  for (uint32_t j = 0; j < n.n_in; ++j) in[j] = value(g_.in(n)[j]);
-  if (n.op == Op::reshape) {
-    map_[n.out] = reshape(in[0], spec(n.out).shape, n.line);
-    return;
-  }
-  const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
-  for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+  for (uint32_t v : g_.in(n)) value(v);
+  if (n.op == Op::reshape) map_[n.out] = reshape(map_[g_.in(n)[0]], spec(n.out).shape, n.line);
+  else keep(n);
 }
 
 // A reshape, or a transpose that moves nothing.

@@ -19,13 +19,12 @@ inline constexpr int kMostOperands = 8;
 
 using Values = List<uint32_t>;
 
-class Batcher {
+class Batcher : Rebuilder {
  public:
-  Batcher(Graph g, std::string* told) : g_(std::move(g)), told_(told) {}
+  Batcher(Graph g, std::string* told) : Rebuilder(std::move(g)), told_(told) {}
   Graph run();
 
  private:
-  Graph g_, out_;
   std::string* told_;
 
   struct Use {
@@ -62,7 +61,6 @@ class Batcher {
     uint32_t set = kNone, at = 0;
   };
 
-  Values map_;                    // value of g_ -> value of out_; kNone: not made, or only as part of a stack
   List<Seat> seat_;               // value of g_ -> where it is in a stack
   List<Stack> stacks_;
   Values use_at_;                 // value of g_ -> its uses are uses_[use_at_[v] .. use_at_[v + 1])

@@ -6,6 +6,7 @@
 // `grad` node that comes later differentiates through it: any order.
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include "plan/pipeline.h"
 #include "trace/rulebook.h"
 
@@ -186,51 +187,69 @@ class Backward {
   }
 };
 
-// No derivative of its own: that of its expansion.
-bool needs_expansion(const Graph::Node& n) {
+// Nodes in whose place others are put: gradients, and what has no derivative of its own but that of its expansion.
+bool is_replaced(const Graph::Node& n) {
   const OpInfo& about = info(n.op);
-  return about.kind == Kind::Compound && !(about.flags & kDifferentiable);
+  return n.op == Op::grad || (about.kind == Kind::Compound && !(about.flags & kDifferentiable));
 }
+
+class Replacer : Rebuilder {
+ public:
+  using Rebuilder::Rebuilder;
+
+  Graph run() {
+    out_.reserve(g_, 3.5);
+    size_t i = 0;
+    while (!is_replaced(g_.nodes[i])) ++i;
+    keep_front(i);
+    for (; i < g_.nodes.size(); ++i) {
+      const Graph::Node& n = g_.nodes[i];
+      if (is_replaced(n)) replace(n);
+      else keep(n);
+    }
+    for (auto [v, leaf] : g_.known) out_.known.emplace_back(map_[v], map_[leaf]);
+    return finish();
+  }
+
+ private:
+  List<uint32_t> in_;
+  List<const Spec*> specs_;
+  List<int64_t> results_;
+
+  // The first nodes as they are, at once: in a graph as it was recorded, words and values are in the order of the nodes.
+  void keep_front(size_t n_nodes) {
+    if (n_nodes == 0) return;
+    const Graph::Node& last = g_.nodes[n_nodes - 1];
+    const uint32_t n_values = last.out + last.n_out;
+    const auto front = [](auto& to, const auto& from, size_t n) { to.assign(from.begin(), from.begin() + ptrdiff_t(n)); };
+    front(out_.nodes, g_.nodes, n_nodes);
+    front(out_.values, g_.values, n_values);
+    front(out_.maker, g_.maker, n_values);
+    front(out_.ins, g_.ins, last.in_at + last.n_in);
+    front(out_.attrs, g_.attrs, last.attr_at + last.n_attr);
+    std::iota(map_.begin(), map_.begin() + n_values, 0u);
+  }
+
+  void replace(const Graph::Node& n) {
+    in_.clear();
+    for (uint32_t v : g_.in(n)) in_.push_back(map_[v]);
+    if (n.op == Op::grad) {
+      const auto grads = Backward(out_).run(in_[0], std::span(in_).subspan(1));
+      std::ranges::copy(grads, map_.begin() + n.out);
+      return;
+    }
+    specs_.clear();
+    for (uint32_t v : g_.in(n)) specs_.push_back(&g_.values[v]);
+    expansion({n.op, g_.attr(n), specs_, {}, 0, 0})->instantiate(out_, in_, n.line, results_);
+    for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = uint32_t(results_[k]);
+  }
+};
 
 }  // namespace
 
 Graph differentiate(Graph g) {
-  if (std::ranges::none_of(g.nodes, [](const Graph::Node& n) { return n.op == Op::grad; })) return g;
-
-  // Up to the first node that is replaced the graph stays as it is.
-  size_t first = 0;
-  while (g.nodes[first].op != Op::grad && !needs_expansion(g.nodes[first])) ++first;
-  Graph out;
-  out.reserve(g, 3.5);
-  out.copy_front(g, first);
-  List<uint32_t> map(g.values.size());
-  for (uint32_t v = 0; v < out.values.size(); ++v) map[v] = v;
-  List<uint32_t> in;
-  List<int64_t> results;
-  for (size_t i = first; i < g.nodes.size(); ++i) {
-    const Graph::Node& n = g.nodes[i];
-    in.clear();
-    for (uint32_t v : g.in(n)) in.push_back(map[v]);
-    if (n.op == Op::grad) {
-      auto grads = Backward(out).run(in[0], std::span(in).subspan(1));
-      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = grads[k];
-      continue;
-    }
-    if (needs_expansion(n)) {
-      List<const Spec*> of;
-      for (uint32_t v : g.in(n)) of.push_back(&g.values[v]);
-      expansion({n.op, g.attr(n), of, {}, 0, 0})->instantiate(out, in, n.line, results);
-      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = uint32_t(results[k]);
-      continue;
-    }
-    uint32_t o = out.add(n.op, in, g.attr(n), {g.values.data() + n.out, n.n_out}, n.line);
-    for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
-  }
-  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
-  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
-  for (uint32_t v : g.outputs) out.outputs.push_back(map[v]);
-  for (auto [v, leaf] : g.known) out.known.emplace_back(map[v], map[leaf]);
-  return out;
+  const bool any = std::ranges::any_of(g.nodes, [](const Graph::Node& n) { return n.op == Op::grad; });
+  return any ? Replacer(std::move(g)).run() : std::move(g);
 }
 
 }  // namespace knet

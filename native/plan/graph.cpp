@@ -65,17 +65,6 @@ uint32_t Graph::add(Op op, std::span<const uint32_t> in, std::span<const int64_t
   return n.out;
 }
 
-void Graph::copy_front(const Graph& of, size_t n_nodes) {
-  if (n_nodes == 0) return;
-  const Node& last = of.nodes[n_nodes - 1];
-  const auto front = [](auto& to, const auto& from, size_t n) { to.assign(from.begin(), from.begin() + ptrdiff_t(n)); };
-  front(nodes, of.nodes, n_nodes);
-  front(values, of.values, last.out + last.n_out);
-  front(maker, of.maker, last.out + last.n_out);
-  front(ins, of.ins, last.in_at + last.n_in);
-  front(attrs, of.attrs, last.attr_at + last.n_attr);
-}
-
 uint32_t Graph::constant(Scalar s, DType t) {
   Spec spec;
   spec.dtype = t;
@@ -118,6 +107,18 @@ std::string Graph::text() const {
   s += "results:";
   for (uint32_t v : outputs) s += " " + value(v);
   return s + "\n";
+}
+
+void Rebuilder::keep(const Graph::Node& n) {
+  const uint32_t o = out_.add(n.op, g_.in(n), g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
+  for (uint32_t* v = out_.ins.end() - n.n_in; v != out_.ins.end(); ++v) *v = map_[*v];
+  for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+}
+
+Graph Rebuilder::finish() {
+  for (auto list : {&Graph::inputs, &Graph::scalars, &Graph::outputs})
+    for (uint32_t v : g_.*list) (out_.*list).push_back(map_[v]);
+  return std::move(out_);
 }
 
 }  // namespace knet

@@ -52,8 +52,6 @@ struct Graph {
     values.reserve(size_t(double(like.values.size()) * times));
     maker.reserve(size_t(double(like.values.size()) * times));
   }
-  // Begin with the first `n_nodes` of another graph and what they make.
-  void copy_front(const Graph& of, size_t n_nodes);
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
@@ -69,6 +67,21 @@ class ShapeWords {
  private:
   size_t n_;
   int64_t words_[kMaxRank + 1];
+};
+
+// Makes a graph anew, node by node: what stages that rewrite have in common.
+class Rebuilder {
+ public:
+  explicit Rebuilder(Graph g) : g_(std::move(g)), map_(g_.values.size(), kNone) {}
+
+ protected:
+  Graph g_, out_;
+  List<uint32_t> map_;  // value of g_ -> value of out_; kNone: not made, or not as a value of its own
+
+  // The node as it is, on what has become of its operands.
+  void keep(const Graph::Node&);
+  // out_, with the inputs, scalars and outputs of g_.
+  Graph finish();
 };
 
 // Only the nodes that the outputs need, renumbered; inputs and scalars stay.

@@ -24,27 +24,22 @@ bool joins_columns(const Graph& g, const Graph::Node& n) {
   return n.op == Op::concatenate && g.values[n.out].shape.rank == 2 && g.attr(n)[0] == 1;
 }
 
-class Splitter {
+class Splitter : Rebuilder {
  public:
-  explicit Splitter(Graph g) : g_(std::move(g)) {}
+  using Rebuilder::Rebuilder;
 
   Graph run() {
     survey();
     if (!choose()) return std::move(g_);
-    map_.assign(g_.values.size(), kNone);
     for (const auto& n : g_.nodes) rewrite(n);
-    for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
-    for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
-    for (uint32_t v : g_.outputs) out_.outputs.push_back(whole(v));
-    return prune(std::move(out_));
+    for (uint32_t v : g_.outputs) whole(v);
+    return prune(finish());
   }
 
  private:
-  Graph g_, out_;
   std::vector<std::vector<uint32_t>> users_;         // of each value of g_: nodes, kNone for a result of the plan
   std::unordered_map<uint32_t, std::vector<uint32_t>> by_matrix_;  // right-hand matrix -> products
   std::vector<bool> split_;                          // node: a product (or the concatenation in it) to be split
-  std::vector<uint32_t> map_;                        // value of g_ -> value of out_
   std::unordered_map<uint32_t, std::vector<uint32_t>> parts_;  // value of g_ -> what it is the concatenation of
   std::unordered_map<Part, uint32_t, PartHash> cut_; // parts of matrices of out_
 
@@ -176,10 +171,8 @@ class Splitter {
       return;
     }
     if (n.op == Op::add && add_parts(n)) return;
-    std::vector<uint32_t> mapped;
-    for (uint32_t v : in) mapped.push_back(whole(v));
-    const uint32_t o = out_.add(n.op, mapped, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
-    for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+    for (uint32_t v : in) whole(v);
+    keep(n);
   }
 
   // [x, h] @ w = x @ w[:n] + h @ w[n:]

@@ -29,12 +29,11 @@ bool many(const Spec& table, const Spec& index) { return index.shape[0] >= 2 * t
 // Of a result of which only runs of rows are read, each of at least so many bytes, each is looked up when it is wanted.
 constexpr int64_t kRunBytes = 64 << 10;
 
-class Sharer {
+class Sharer : Rebuilder {
  public:
-  explicit Sharer(Graph g) : g_(std::move(g)) {}
+  using Rebuilder::Rebuilder;
 
   Graph run() {
-    map_.assign(g_.values.size(), kNone);
     uses_.assign(g_.values.size(), 0);
     cut_.assign(g_.values.size(), 0);
     for (const auto& n : g_.nodes) {
@@ -46,20 +45,12 @@ class Sharer {
       if (is_plain_product(g_, n) && (of_gathered(n) || of_turned(n))) continue;
       if (cuts_rows(n) && part_of_gathered(n)) continue;
       if (n.op == Op::scatter_add && scattered_product(n)) continue;
-      List<uint32_t> in;
-      for (uint32_t v : g_.in(n)) in.push_back(map_[v]);
-      const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
-      for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+      keep(n);
     }
-    for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
-    for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
-    for (uint32_t v : g_.outputs) out_.outputs.push_back(map_[v]);
-    return prune(std::move(out_));
+    return prune(finish());
   }
 
  private:
-  Graph g_, out_;
-  List<uint32_t> map_;   // value of g_ -> value of out_
   List<uint32_t> uses_, cut_;  // value of g_: readers, and those that cut long runs of rows out of it
   Known known_{out_, 32};
   Table numbers_;        // data type and number -> constant of out_

@@ -6,13 +6,12 @@ namespace knet {
 
 namespace {
 
-class Pusher {
+class Pusher : Rebuilder {
  public:
-  explicit Pusher(Graph g) : g_(std::move(g)) {}
+  using Rebuilder::Rebuilder;
 
   Graph run() {
     if (!find()) return std::move(g_);
-    map_.assign(g_.values.size(), kNone);
     for (const auto& n : g_.nodes) {
       if (n.n_out == 1 && only_cut_[n.out]) continue;  // made slice by slice
       if (n.op == Op::slice && only_cut_[g_.in(n)[0]]) {
@@ -21,20 +20,13 @@ class Pusher {
         map_[n.out] = cut(g_.in(n)[0], g_.attr(n), n.line);
         continue;
       }
-      std::vector<uint32_t> in;
-      for (uint32_t v : g_.in(n)) in.push_back(map_[v]);
-      const uint32_t o = out_.add(n.op, in, g_.attr(n), {g_.values.data() + n.out, n.n_out}, n.line);
-      for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
+      keep(n);
     }
-    for (uint32_t v : g_.inputs) out_.inputs.push_back(map_[v]);
-    for (uint32_t v : g_.scalars) out_.scalars.push_back(map_[v]);
-    for (uint32_t v : g_.outputs) out_.outputs.push_back(map_[v]);
-    return prune(std::move(out_));
+    return prune(finish());
   }
 
  private:
-  Graph g_, out_;
-  std::vector<uint32_t> map_, starts_;
+  std::vector<uint32_t> starts_;  // of the slice that is being pushed, in out_
   std::vector<bool> only_cut_;  // value: elementwise, and read by slices alone, of no more elements than it has
 
   bool find() {
