@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arrays import DTYPES
 
 import knet
 from knet import _core, grad
 
 LEVELS = [level for level in (2, 3, 4) if f"x86-64-v{level}" <= _core.isa()] or [0]  # 0: not an x86-64
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 FEW = [0, 1, 2, 3, 16, 17, 32, 63, 64, 65, 130, 256, 300, 2048, 5000]
 SHAPES = [((5, 300), 0), ((5, 300), 1), ((3, 50, 7), 1), ((70, 40), 0), ((2, 3000, 5), 1),
           ((2, 3, 0), 1), ((2, 0, 3), 1)]

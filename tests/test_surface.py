@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from arrays import DTYPES
 
 import knet
 from knet import grad, gradcheck
-
-DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 
 
 def make(rng, dtype, shape):
