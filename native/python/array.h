@@ -132,6 +132,9 @@ void refuse_tracked(const Handle&, const char* op);
 extern PyMethodDef kConvertMethods[], kConvertFunctions[];
 extern PyType_Slot kBufferSlots[];
 
+// ---- differentiated calls (gradient.cpp)
+extern PyMethodDef kGradientFunctions[];
+
 // ---- operators (operators.cpp)
 extern PyType_Slot kOperatorSlots[];
 PyObject* equal(PyObject* a, PyObject* b);  // a == b elementwise, or NotImplemented

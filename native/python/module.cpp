@@ -99,58 +99,8 @@ NB_MODULE(_core, m) {
   init_dtypes(m.ptr());
   init_array(m.ptr());
   init_function(m.ptr());
+  if (PyModule_AddFunctions(m.ptr(), kGradientFunctions) < 0) throw nb::python_error();
 
-  // ---- differentiated calls (grad.py)
-  m.def("enter", [] {
-    Trace::current().enter();
-    cpu_device().expect(0, 0);  // in a training loop the next step begins here
-  });
-  m.def("leave", [] {
-    Trace& t = Trace::current();
-    t.leave();
-    if (t.depth() == 0) checked([&] { t.run(); });
-  }, "End the innermost differentiated call; the outermost computes what is pending.");
-  m.def("depth", [] { return Trace::current().depth(); });
-  m.def("parameter", [](nb::object x) {
-    return checked([&] {
-      Trace& t = Trace::current();
-      uint32_t v = value_of(t, x.ptr());
-      return steal(wrap(t, t.parameter(v)));
-    });
-  });
-  m.def("parameters", [](nb::list xs) -> nb::object {
-    for (nb::handle x : xs)
-      if (!is_array(x.ptr()) || !is_float(handle_of(x.ptr()).spec.dtype)) return nb::none();
-    return checked([&] {
-      Trace& t = Trace::current();
-      nb::list out;
-      for (nb::handle x : xs) out.append(steal(wrap(t, t.parameter(value_of(t, x.ptr())))));
-      return nb::object(out);
-    });
-  }, "A list of parameters for a list of float arrays; None for any other list.");
-  m.def("numbers", [](nb::list xs) {
-    std::vector<uint32_t> v;
-    for (nb::handle x : xs) v.push_back(handle_of(x.ptr()).value);
-    return v;
-  }, "The values that pending arrays stand for now, whatever they are assigned later.");
-  m.def("gradient", [](nb::object loss, std::vector<uint32_t> parameters) {
-    return checked([&] {
-      Trace& t = Trace::current();
-      uint32_t l = value_of(t, loss.ptr());
-      uint32_t first = t.gradient(l, parameters);
-      nb::list out;
-      for (uint32_t i = 0; i < parameters.size(); ++i) out.append(steal(wrap(t, first + i)));
-      return out;
-    });
-  });
-  m.def("stop", [](nb::object x) {
-    return checked([&] {
-      Trace& t = Trace::current();
-      uint32_t v = value_of(t, x.ptr());
-      return steal(wrap(t, t.append(Op::stop, {&v, 1})));
-    });
-  });
-  m.def("tracked", [](nb::object x) { return is_array(x.ptr()) && handle_of(x.ptr()).tracked; });
   m.def("run", [] { checked([] { Trace::current().run(); }); });
   m.def("pending", [] { return Trace::current().pending(); });
 

@@ -116,7 +116,7 @@ Trace& Trace::of_this_thread() {
 
 Trace& Trace::current() {
   Trace& t = of_this_thread();
-  if ((t.pending_ > limits().pending_nodes || t.pending_bytes_ > limits().pending_bytes) && t.depth_ == 0 &&
+  if ((t.pending_ > limits().pending_nodes || t.pending_bytes_ > limits().pending_bytes) && t.depth() == 0 &&
       !t.planning_only) [[unlikely]]
     t.run();
   return t;
@@ -354,11 +354,13 @@ void Trace::give(uint32_t value, Handle& to) {
 
 static uint32_t depth_bit(int depth) { return 1u << std::min(depth, 31); }
 
-void Trace::enter() { ++depth_; }
+void Trace::enter() { open_.push_back(parameters_.size()); }
 
 void Trace::leave() noexcept {
-  uint32_t bit = depth_bit(depth_--);
-  if (depth_ >= 31) return;
+  const uint32_t bit = depth_bit(depth());
+  parameters_.resize(open_.back());
+  open_.pop_back();
+  if (depth() >= 31) return;
   for (Value& v : values_) {
     v.tracked &= ~bit;
     if (v.handle) v.handle->tracked = v.tracked != 0;
@@ -367,11 +369,13 @@ void Trace::leave() noexcept {
 
 uint32_t Trace::parameter(uint32_t v) {
   uint32_t p = append(Op::param, {&v, 1});
-  values_[p].tracked |= depth_bit(depth_);
+  values_[p].tracked |= depth_bit(depth());
+  parameters_.push_back(p);
   return p;
 }
 
-uint32_t Trace::gradient(uint32_t loss, std::span<const uint32_t> wrt) {
+uint32_t Trace::gradient(uint32_t loss) {
+  const auto wrt = std::span(parameters_).subspan(open_.back());
   head(Op::grad, 1 + wrt.size(), 0, wrt.size());
   words_.push_back(loss);
   for (uint32_t w : wrt) words_.push_back(w);
@@ -404,7 +408,7 @@ void Trace::realize(Handle& h) {
     }
     // Another thread's trace may be in the middle of an operation: its value numbers must stay.
     bool orphan = t.orphan_, foreign = &t != &Trace::of_this_thread() && !orphan;
-    t.run_keeping((t.depth_ > 0 && !orphan) || foreign);
+    t.run_keeping((t.depth() > 0 && !orphan) || foreign);
     tried = &t;
   }
 }
@@ -412,7 +416,7 @@ void Trace::realize(Handle& h) {
 void Trace::run() {
   if (capturing_ || running_) return;
   if (planning_only) return Runner(*this).estimate();
-  run_keeping(depth_ > 0);
+  run_keeping(depth() > 0);
 }
 
 void Trace::run_keeping(bool history) {
@@ -441,7 +445,10 @@ void Trace::clear() noexcept {
       v.handle->trace = nullptr;
       v.handle->tracked = false;
     }
-  if (orphan_) depth_ = 0;
+  if (orphan_) {
+    open_.clear();
+    parameters_.clear();
+  }
   words_.clear();
   values_.clear();
   scalars_.clear();

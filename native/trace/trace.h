@@ -69,10 +69,11 @@ class Trace {
   // ---- differentiated calls
   void enter();                         // an open grad call keeps history until leave()
   void leave() noexcept;
-  int depth() const { return depth_; }
+  int depth() const { return int(open_.size()); }
   uint32_t parameter(uint32_t v);       // the same value, marked as a parameter of the innermost open call
-  // One node for all gradients of `loss` (a scalar) with respect to `wrt`; first of wrt.size() results.
-  uint32_t gradient(uint32_t loss, std::span<const uint32_t> wrt);
+  size_t parameters() const { return parameters_.size() - open_.back(); }  // so many has that call
+  // One node for all gradients of `loss` (a scalar), with respect to these parameters in their order; the first result.
+  uint32_t gradient(uint32_t loss);
 
   // ---- running
   void run();                           // compute every pending value that a handle still holds; failures go to the handles
@@ -110,7 +111,8 @@ class Trace {
   std::vector<std::pair<uint32_t, Line>> lines_;  // first result of a node -> where it was recorded, while asked for
   size_t pending_ = 0;                  // nodes recorded since the last run
   int64_t pending_bytes_ = 0;           // of results that a handle waits for, and of arrays that the trace holds
-  int depth_ = 0;
+  std::vector<uint32_t> parameters_;    // of the open grad calls, the innermost one's last
+  std::vector<size_t> open_;            // for each open call how many parameters there were before it
   bool capturing_ = false;              // records a derivative rule or an expansion: nothing may run
   bool running_ = false;                // a run is under way; planning and kernels may let go of the interpreter lock
   std::thread::id runner_;              // the thread that runs it

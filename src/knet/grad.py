@@ -114,17 +114,14 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
         raise TypeError(f"[{op}] argument {max(positions, key=abs)} is to be differentiated, but the call has {len(args)} "
                         f"positional arguments. Pass it by position.") from None
 
-    _core.enter()
+    inner = _core.enter(target)  # the parameters for a list of float arrays, the usual case; else None
     try:
-        parameters = _core.parameters(target) if type(target) is list else None
-        arrays = parameters is not None  # a list of float arrays: the usual case, fast
+        arrays = inner is not None
         if arrays:
-            leaves, rebuild, inner = target.copy(), None, parameters
+            leaves, rebuild = target.copy(), None
         else:
             leaves, paths, rebuild = tree.flatten(target, op)
-            parameters = [_parameter(x, path, op) for x, path in zip(leaves, paths)]
-            inner = rebuild(parameters)
-        numbers = _core.numbers(parameters)  # f may assign to its parameters: w += 1
+            inner = rebuild([_parameter(x, path, op) for x, path in zip(leaves, paths)])
         if several:
             for i, x in zip(positions, inner):
                 called[i] = x
@@ -132,15 +129,15 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
             called[positions[0]] = inner
         result = f(*called, **kwargs)
         loss, aux = _split(result, op) if has_aux else (result, None)
-        _check_loss(loss, op)
-        gradients = _core.gradient(loss, numbers) if type(loss) is KnetArray else None
-        parameters = inner = called = result = None  # what nobody holds is not computed
+        gradients = _core.gradient(loss)
+        if gradients is None:
+            _check_loss(loss, op)
+        inner = called = result = None  # what nobody holds is not computed
         if op == "grad":
             loss = None
     finally:
-        _core.leave()  # the outermost one computes everything that is pending
+        nested = _core.leave() > 0  # the outermost one computes everything that is pending
 
-    nested = _core.depth() > 0
     if gradients is None:
         gradients = [_zero(x, nested) for x in leaves]
     elif not arrays and not nested and not _core.planning_only():

@@ -1,0 +1,101 @@
+// Differentiated calls: what grad.py asks of the engine in every step. Plain functions of CPython, since a step of a small
+// model makes four of these calls in as many microseconds.
+#include "device.h"
+#include "python/array.h"
+
+namespace knet {
+
+namespace {
+
+bool is_float_list(PyObject* o) {
+  if (!PyList_CheckExact(o)) return false;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(o); ++i) {
+    PyObject* x = PyList_GET_ITEM(o, i);
+    if (!is_array(x) || !is_float(handle_of(x).spec.dtype)) return false;
+  }
+  return true;
+}
+
+PyObject* new_parameter(Trace& t, PyObject* x) { return wrap(t, t.parameter(value_of(t, x))); }
+
+PyObject* new_parameters(Trace& t, PyObject* list) {
+  const Py_ssize_t n = PyList_GET_SIZE(list);
+  Ref parameters(PyList_New(n));
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    // Counted again: to use an array may wait for another thread, which may change the list.
+    if (i >= PyList_GET_SIZE(list)) throw Error(Error::Runtime, "[grad] the list of parameters changed while it was read.");
+    Ref x = Ref::borrow(PyList_GET_ITEM(list, i));
+    PyList_SET_ITEM(parameters.get(), i, new_parameter(t, x));
+  }
+  return parameters.release();
+}
+
+PyObject* enter(PyObject*, PyObject* target) noexcept {
+  return guarded([&] {
+    Trace& t = Trace::current();
+    const bool usual = is_float_list(target);
+    t.enter();
+    cpu_device().expect(0, 0);  // in a training loop the next step begins here
+    try {
+      return usual ? new_parameters(t, target) : Py_NewRef(Py_None);
+    } catch (...) {
+      t.leave();
+      throw;
+    }
+  });
+}
+
+PyObject* parameter(PyObject*, PyObject* x) noexcept {
+  return guarded([&] { return new_parameter(Trace::current(), x); });
+}
+
+PyObject* gradient(PyObject*, PyObject* loss) noexcept {
+  return guarded([&] {
+    if (!is_array(loss) || handle_of(loss).spec.shape.rank || !is_float(handle_of(loss).spec.dtype))
+      return Py_NewRef(Py_None);
+    Trace& t = Trace::current();
+    const uint32_t first = t.gradient(t.use(handle_of(loss)));
+    const size_t n = t.parameters();
+    Ref gradients(PyList_New(Py_ssize_t(n)));
+    for (size_t i = 0; i < n; ++i) PyList_SET_ITEM(gradients.get(), Py_ssize_t(i), wrap(t, first + uint32_t(i)));
+    return gradients.release();
+  });
+}
+
+PyObject* leave(PyObject*, PyObject*) noexcept {
+  return guarded([&] {
+    Trace& t = Trace::current();
+    t.leave();
+    if (t.depth() == 0) t.run();
+    return PyLong_FromLong(t.depth());
+  });
+}
+
+PyObject* depth(PyObject*, PyObject*) noexcept { return PyLong_FromLong(Trace::current().depth()); }
+
+PyObject* stop(PyObject*, PyObject* x) noexcept {
+  return guarded([&] {
+    Trace& t = Trace::current();
+    const uint32_t v = value_of(t, x);
+    return wrap(t, t.append(Op::stop, {&v, 1}));
+  });
+}
+
+PyObject* tracked(PyObject*, PyObject* x) noexcept { return PyBool_FromLong(is_array(x) && handle_of(x).tracked); }
+
+}  // namespace
+
+PyMethodDef kGradientFunctions[] = {
+    {"enter", enter, METH_O,
+     "Begin a differentiated call; of a list of float arrays, give the parameters that stand for them, else None."},
+    {"parameter", parameter, METH_O, "An array or a number as one more parameter of the innermost call."},
+    {"gradient", gradient, METH_O,
+     "The gradients of a loss, one for each parameter of the innermost call; None if it is no float array of shape ()."},
+    {"leave", leave, METH_NOARGS,
+     "End the innermost call, and say how many are still open; the outermost computes what is pending."},
+    {"depth", depth, METH_NOARGS, "How many differentiated calls are open."},
+    {"stop", stop, METH_O, "The value of an array, through which no gradient flows."},
+    {"tracked", tracked, METH_O, "Does it depend on a parameter of an open call?"},
+    {}};
+
+}  // namespace knet
