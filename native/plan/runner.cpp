@@ -11,6 +11,7 @@ namespace knet {
 struct Plan {
   std::vector<int64_t> key;
   uint64_t hash = 0;
+  uint64_t next = 0;  // the hash of the plan that was asked for after this one, when last it was
   std::unique_ptr<Program> program;
   std::vector<uint32_t> outputs;  // values of the trace, in the program's order
   size_t bytes() const { return key.size() * 8 + outputs.size() * 4 + program->footprint + sizeof(Plan); }
@@ -28,7 +29,42 @@ struct Cache {
   PlanStats stats;
   int64_t limit = 256 << 20;
 
-  PlanRef find(uint64_t hash, const std::vector<int64_t>& key) {
+  // A loop asks for the same plans in turn: what followed the latest one is tried before the key is hashed, which takes
+  // ten times as long as to compare it.
+  PlanRef find(const std::vector<int64_t>& key, uint64_t& hash) {
+    PlanRef p;
+    if (latest) p = same(hash = latest->next, key);
+    if (!p) p = same(hash = knet::hash(key), key);
+    follow(hash, p.get());
+    return p;
+  }
+  void add(PlanRef p) {
+    stats.bytes += int64_t(p->bytes());
+    ++stats.plans;
+    order.push_front(p);
+    by_hash.emplace(p->hash, order.begin());
+    while (stats.bytes > limit && order.size() > 1) drop_last();
+    latest = p.get();
+  }
+  void drop_last() {
+    const auto end = std::prev(order.end());
+    auto [a, b] = by_hash.equal_range((*end)->hash);
+    for (auto it = a; it != b; ++it)
+      if (it->second == end) {
+        by_hash.erase(it);
+        break;
+      }
+    if (latest == end->get()) latest = nullptr;
+    stats.bytes -= int64_t((*end)->bytes());
+    --stats.plans;
+    ++stats.evicted;
+    order.erase(end);
+  }
+
+ private:
+  Plan* latest = nullptr;  // the plan that was asked for last, if it is still there
+
+  PlanRef same(uint64_t hash, const std::vector<int64_t>& key) {
     auto [a, b] = by_hash.equal_range(hash);
     for (auto it = a; it != b; ++it)
       if ((*it->second)->key == key) {
@@ -37,25 +73,10 @@ struct Cache {
       }
     return nullptr;
   }
-  void add(PlanRef p) {
-    stats.bytes += int64_t(p->bytes());
-    ++stats.plans;
-    order.push_front(p);
-    by_hash.emplace(p->hash, order.begin());
-    while (stats.bytes > limit && order.size() > 1) drop_last();
-  }
-  void drop_last() {
-    auto last = std::prev(order.end());
-    auto [a, b] = by_hash.equal_range((*last)->hash);
-    for (auto it = a; it != b; ++it)
-      if (it->second == last) {
-        by_hash.erase(it);
-        break;
-      }
-    stats.bytes -= int64_t((*last)->bytes());
-    --stats.plans;
-    ++stats.evicted;
-    order.erase(last);
+  // `p`, null if it is yet to be made, comes after the latest one.
+  void follow(uint64_t hash, Plan* p) {
+    if (latest) latest->next = hash;
+    latest = p;
   }
 };
 
@@ -216,6 +237,7 @@ std::vector<uint32_t> Runner::kept(std::span<const uint32_t> wanted) const {
 
 std::vector<uint32_t> Runner::wanted() const {
   std::vector<uint32_t> list;
+  list.reserve(16);  // more than a step of a small model, where it matters, has
   for (size_t v = 0; v < t_.values_.size(); ++v) {
     const Trace::Value& x = t_.values_[v];
     if (x.handle && x.bound < 0) list.push_back(uint32_t(v));
@@ -250,11 +272,11 @@ std::shared_ptr<Plan> Runner::plan_for(std::span<const uint32_t> wanted, bool hi
   key.insert(key.end(), wanted.begin(), wanted.end());
   for (const auto& b : t_.bound_)
     if (!b.leaf) key.push_back(b.value);
-  const uint64_t hash = knet::hash(key);
 
   Cache& c = cache();
   ++c.stats.runs;
-  PlanRef p = c.find(hash, key);
+  uint64_t hash;
+  PlanRef p = c.find(key, hash);
   Device& on = device(t_.values_[wanted[0]].spec.device);
   if (p && !reporter()) {
     ++c.stats.hits;

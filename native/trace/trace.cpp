@@ -456,6 +456,8 @@ void Trace::clear() noexcept {
   // Letting go of a buffer may run foreign code (the owner of borrowed memory), which may record: empty the list first.
   auto bound = std::move(bound_);
   bound_.clear();
+  bound.clear();
+  if (bound_.empty()) bound_.swap(bound);  // keeps its memory for the next step
 }
 
 }  // namespace knet
