@@ -8,21 +8,16 @@
 
 namespace knet {
 
-Trace*& Capture::active() {
-  static thread_local Trace* t = nullptr;
-  return t;
-}
-
-Capture::Capture() : outer_(active()) {
+Capture::Capture() : outer_(Trace::here_) {
   trace_.capturing_ = true;
-  active() = &trace_;
+  Trace::here_ = &trace_;
 }
 
-Capture::~Capture() { active() = outer_; }
+Capture::~Capture() { Trace::here_ = outer_; }
 
 uint32_t Capture::formal(const Spec& s, Handle& h) {
   uint32_t id = uint32_t(trace_.values_.size());
-  trace_.add_value(s, 0);
+  trace_.values_.emplace_back(s, s.bytes(), 0, false);
   ++formals_;
   trace_.give(id, h);
   return id;

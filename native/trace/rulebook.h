@@ -37,7 +37,6 @@ class Capture {
   ~Capture();
   uint32_t formal(const Spec&, Handle&);        // an operand of the rule; `Handle` now stands for it
   Template finish(std::span<const int64_t> results);  // value numbers of Trace::current(), or -1
-  static Trace*& active();                      // the capturing trace of this thread, if any
 
  private:
   Trace trace_;

@@ -24,7 +24,7 @@ void Handle::detach() {
     auto& v = trace->values_[value];
     if (v.handle == this) {
       v.handle = nullptr;
-      if (v.bound < 0) trace->pending_bytes_ -= v.spec.bytes();
+      if (v.bound < 0) trace->pending_bytes_ -= v.bytes;
     }
     trace = nullptr;
   }
@@ -108,10 +108,9 @@ struct Home {
   }
 };
 
-Trace& Trace::of_this_thread() {
-  if (Trace* t = Capture::active()) return *t;
+Trace& Trace::first_use() {
   static thread_local Home home;
-  return *home.trace;
+  return *(here_ = home.trace);
 }
 
 Trace& Trace::current() {
@@ -123,13 +122,6 @@ Trace& Trace::current() {
 }
 
 Trace::~Trace() { clear(); }
-
-Trace::Value& Trace::add_value(const Spec& s, uint32_t tracked) {
-  Value& v = values_.emplace_back();
-  v.spec = s;
-  v.tracked = tracked;
-  return v;
-}
 
 bool Trace::settled() const {
   return !running_ && std::all_of(values_.begin(), values_.end(), [](const Value& v) { return !v.handle || v.bound >= 0; });
@@ -158,19 +150,17 @@ void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
 uint32_t Trace::add_leaf(const Spec& s, Located at, Handle* h) {
   head(Op::leaf, 0, size_t(1 + s.shape.rank), 1);
   words_.push_back(int64_t(s.dtype) | int64_t(s.weak) << 8 | int64_t(s.device.kind) << 16 | int64_t(s.device.index) << 24);
-  words_.insert(words_.end(), s.shape.begin(), s.shape.end());
-  uint32_t id = uint32_t(values_.size());
-  Value& v = add_value(s, 0);
+  for (int64_t d : s.shape) words_.push_back(d);
+  const uint32_t id = uint32_t(values_.size());
+  Value& v = values_.emplace_back(s, s.bytes(), 0, true);
   v.handle = h;
-  v.given = true;
   v.bound = int32_t(bound_.size());
   bound_.push_back({id, true, std::move(at)});
-  pending_bytes_ += s.bytes();  // the trace holds on to it
+  pending_bytes_ += v.bytes;  // the trace holds on to it
   return id;
 }
 
-uint32_t Trace::use(Handle& h) {
-  if (h.trace == this) return h.value;
+uint32_t Trace::use_new(Handle& h) {
   if (h.failure) throw h.failure->error;
   if (h.trace && !h.concrete()) {
     if (h.trace->capturing_ || capturing_)
@@ -189,11 +179,15 @@ uint32_t Trace::scalar(Scalar s, DType t, bool weak) {
   head(Op::scalar, 0, 1, 1);
   words_.push_back(int64_t(t) | int64_t(weak) << 8);
   scalars_.push_back(s);
-  uint32_t id = uint32_t(values_.size());
-  Value& v = values_.emplace_back();
-  v.spec.dtype = t;
-  v.spec.weak = weak;
-  return id;
+  return add_number(t, weak);
+}
+
+uint32_t Trace::add_number(DType t, bool weak) {
+  Spec s;
+  s.dtype = t;
+  s.weak = weak;
+  values_.emplace_back(s, int64_t(itemsize(t)), 0, false);
+  return uint32_t(values_.size() - 1);
 }
 
 uint32_t Trace::start(int64_t i, uint32_t x) {
@@ -201,18 +195,20 @@ uint32_t Trace::start(int64_t i, uint32_t x) {
   head(Op::constant, 0, 2, 1);
   words_.push_back(int64_t(DType::I64));
   words_.push_back(i);
-  const uint32_t id = uint32_t(values_.size());
-  values_.emplace_back().spec.dtype = DType::I64;
-  return id;
+  return add_number(DType::I64, false);
 }
 
 // Bytes of a result; more than any machine has is refused here, where the line is known and products cannot overflow.
-static void check_bytes(Op op, const Spec& s) {
+static int64_t checked_bytes(Op op, const Spec& s) {
   int64_t n = int64_t(itemsize(s.dtype));
-  for (int64_t d : s.shape)
+  bool empty = false;
+  for (int64_t d : s.shape) {
+    empty |= d == 0;
     if (__builtin_mul_overflow(n, d ? d : 1, &n) || n > int64_t(1) << 47) [[unlikely]]
       throw Error(Error::Memory, std::string("[") + info(op).name + "] a result of shape " + str(s.shape) + " and dtype " +
                                      name(s.dtype) + " does not fit into any memory. Make it smaller.");
+  }
+  return empty ? 0 : n;
 }
 
 uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) {
@@ -245,15 +241,16 @@ uint32_t Trace::append(Op op, std::span<const uint32_t> in, std::span<const int6
     n_out = size_t(one.n);
     can_fail = about.kind == Kind::Index;
   }
-  for (size_t i = 0; i < n_out; ++i) check_bytes(op, out[i]);
+  int64_t bytes[Specs::kMax];
+  for (size_t i = 0; i < n_out; ++i) bytes[i] = checked_bytes(op, out[i]);
   if (op == Op::stop || !(about.kind == Kind::Compound || about.kind == Kind::Meta || (about.flags & kDifferentiable)))
     tracked = 0;
   head(op, in.size(), attrs.size(), n_out);
   for (uint32_t v : in) words_.push_back(v);
-  words_.insert(words_.end(), attrs.begin(), attrs.end());
-  uint32_t first = uint32_t(values_.size());
+  for (int64_t a : attrs) words_.push_back(a);
+  const uint32_t first = uint32_t(values_.size());
   const bool given = (about.kind == Kind::Movement || about.kind == Kind::Meta) && !in.empty() && values_[in[0]].given;
-  for (size_t i = 0; i < n_out; ++i) add_value(out[i], is_float(out[i].dtype) ? tracked : 0).given = given;
+  for (size_t i = 0; i < n_out; ++i) values_.emplace_back(out[i], bytes[i], is_float(out[i].dtype) ? tracked : 0, given);
   ++pending_;
   if ((limits().keep_lines || can_fail) && host().line && !capturing_) lines_.emplace_back(first, host().line());
   return first;
@@ -345,7 +342,7 @@ void Trace::give(uint32_t value, Handle& to) {
   to.tracked = v.tracked != 0;
   to.trace = this;
   to.value = value;
-  if (v.bound < 0 && v.handle != &to) pending_bytes_ += v.spec.bytes();
+  if (v.bound < 0 && v.handle != &to) pending_bytes_ += v.bytes;
   v.handle = &to;
   if (v.bound >= 0) to.at = bound_[size_t(v.bound)].at;
 }
@@ -382,10 +379,7 @@ uint32_t Trace::gradient(uint32_t loss) {
   uint32_t first = uint32_t(values_.size());
   uint32_t tracked = values_[loss].tracked;
   for (uint32_t w : wrt) tracked |= values_[w].tracked;
-  for (uint32_t w : wrt) {
-    Spec s = values_[w].spec;  // a copy: adding a value may move the others
-    add_value(s, tracked);
-  }
+  for (uint32_t w : wrt) values_.emplace_back(values_[w].spec, values_[w].bytes, tracked, false);
   ++pending_;
   return first;
 }

@@ -49,10 +49,11 @@ class Trace {
   // got before are then void.
   static Trace& current();
   // The same, but it runs nothing.
-  static Trace& of_this_thread();
+  static Trace& of_this_thread() { return here_ ? *here_ : first_use(); }
 
   // ---- recording; every function returns value numbers of this trace and throws Error before anything is recorded
-  uint32_t use(Handle&);                // the value of a handle; a concrete one becomes a leaf, a failed one throws
+  // The value of a handle; a concrete one becomes a leaf, a failed one throws.
+  uint32_t use(Handle& h) { return h.trace == this ? h.value : use_new(h); }
   uint32_t scalar(Scalar, DType, bool weak);                       // a Python number: data, not structure
   // Where a slice of x begins: data if x is an array of the user's (a minibatch: a step at other places is the same
   // program), else structure.
@@ -91,10 +92,13 @@ class Trace {
   friend class Runner;
   friend class Capture;
   struct Value {
+    Value(const Spec& s, int64_t its_bytes, uint32_t depends, bool is_given)
+        : spec(s), bytes(its_bytes), tracked(depends), given(is_given) {}
     Spec spec;
-    uint32_t tracked = 0;               // bit d: depends on a parameter of the open grad call of depth d (deepest bit shared)
+    int64_t bytes;                      // spec.bytes()
+    uint32_t tracked;                   // bit d: depends on a parameter of the open grad call of depth d (deepest bit shared)
     int32_t bound = -1;                 // where in bound_: it is a leaf, or has run already
-    bool given = false;                 // a leaf, or a part of one
+    bool given;                         // a leaf, or a part of one
     Handle* handle = nullptr;           // weak; the handle clears it when it lets go
   };
   struct Bound {
@@ -120,7 +124,12 @@ class Trace {
 
   friend struct Home;
 
-  Value& add_value(const Spec&, uint32_t tracked);
+  // What this thread records into: its own trace or, in a derivative rule, that of the rule. Null before its first operation.
+  static constinit inline thread_local Trace* here_ = nullptr;
+  static Trace& first_use();
+
+  uint32_t use_new(Handle&);
+  uint32_t add_number(DType, bool weak);
   uint32_t add_leaf(const Spec&, Located, Handle*);
   void head(Op, size_t n_in, size_t n_attr, size_t n_out);
   uint32_t cast_like(uint32_t v, DType to);  // as `cast`, but numbers stay weak
