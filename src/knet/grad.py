@@ -107,21 +107,21 @@ def _positions(argnum, op):
 
 def _differentiate(f, wrt, has_aux, args, kwargs, op):
     positions, several = wrt
-    called = list(args)
+    called = [*args]
     try:
-        target = [called[i] for i in positions] if several else called[positions[0]]
+        target = [*map(called.__getitem__, positions)] if several else called[positions[0]]
     except IndexError:
         raise TypeError(f"[{op}] argument {max(positions, key=abs)} is to be differentiated, but the call has {len(args)} "
                         f"positional arguments. Pass it by position.") from None
 
     inner = _core.enter(target)  # the parameters for a list of float arrays, the usual case; else None
     try:
-        arrays = inner is not None
-        if arrays:
+        usual = inner is not None
+        if usual:
             leaves, rebuild = target.copy(), None
         else:
             leaves, paths, rebuild = tree.flatten(target, op)
-            inner = rebuild([_parameter(x, path, op) for x, path in zip(leaves, paths)])
+            inner = rebuild(_parameters(leaves, paths, op))
         if several:
             for i, x in zip(positions, inner):
                 called[i] = x
@@ -139,14 +139,16 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
         nested = _core.leave() > 0  # the outermost one computes everything that is pending
 
     if gradients is None:
-        gradients = [_zero(x, nested) for x in leaves]
-    elif not arrays and not nested and not _core.planning_only():
-        gradients = [g if type(x) is KnetArray else _like(g, x) for g, x in zip(gradients, leaves)]
-        if type(loss) is KnetArray and not any(type(x) is KnetArray for x in leaves):
-            loss = loss.item()
+        gradients = _zeros(leaves, nested)
+    elif not usual and not nested and not _core.planning_only():
+        gradients, loss = _as_given(gradients, loss, leaves)
     if rebuild is not None:
         gradients = rebuild(gradients)
     return tuple(gradients) if several else gradients, loss, aux
+
+
+def _parameters(leaves, paths, op):
+    return [_parameter(x, path, op) for x, path in zip(leaves, paths)]
 
 
 def _parameter(x, path, op):
@@ -184,12 +186,24 @@ def _check_loss(loss, op):
         raise TypeError(f"[{op}] the function returned {type(loss).__name__}, not a scalar.{hint}")
 
 
+def _zeros(leaves, nested):
+    return [_zero(x, nested) for x in leaves]
+
+
 def _zero(x, nested):
     if isinstance(x, (int, float)) and not hasattr(x, "dtype"):
         return 0.0
     if type(x) is KnetArray or nested:
         return _core.stop(x) * 0 if nested else (x * 0)
     return x * 0
+
+
+def _as_given(gradients, loss, leaves):
+    """Each gradient as what its parameter is, and the loss as a number if none of them is a KnetArray."""
+    gradients = [g if type(x) is KnetArray else _like(g, x) for g, x in zip(gradients, leaves)]
+    if type(loss) is KnetArray and not any(type(x) is KnetArray for x in leaves):
+        loss = loss.item()
+    return gradients, loss
 
 
 def _like(g, x):
