@@ -57,25 +57,25 @@ void encode(const Entry& e, const Attribute& a, PyObject* o, const Shape& first,
       return;
     }
     case AttrKind::Axes: {
+      if (o == Py_None) {
+        w.push(e, first.rank);
+        for (int i = 0; i < first.rank; ++i) w.push(e, i);
+        return;
+      }
       bool on[kMaxRank] = {};
       int64_t n = 0;
-      if (o == Py_None) {
-        n = first.rank;
-        std::fill(on, on + n, true);
-      } else {
-        auto add = [&](PyObject* axis) {
-          const int64_t i = normal_axis(e, a, axis, first);
-          if (on[i])
-            throw Error(Error::Value,
-                        std::string("[") + e.about->name + "] axis " + std::to_string(i) + " is named twice.");
-          on[i] = true;
-          ++n;
-        };
-        if (is_sequence(o))
-          for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i) add(PySequence_Fast_GET_ITEM(o, i));
-        else
-          add(o);
-      }
+      auto add = [&](PyObject* axis) {
+        const int64_t i = normal_axis(e, a, axis, first);
+        if (on[i])
+          throw Error(Error::Value,
+                      std::string("[") + e.about->name + "] axis " + std::to_string(i) + " is named twice.");
+        on[i] = true;
+        ++n;
+      };
+      if (is_sequence(o))
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i) add(PySequence_Fast_GET_ITEM(o, i));
+      else
+        add(o);
       w.push(e, n);
       for (int i = 0; i < first.rank; ++i)
         if (on[i]) w.push(e, i);

@@ -1,5 +1,8 @@
 // Differentiated calls: what grad.py asks of the engine in every step. Plain functions of CPython, since a step of a small
 // model makes four of these calls in as many microseconds.
+#include <algorithm>
+#include <vector>
+
 #include "device.h"
 #include "python/array.h"
 
@@ -49,6 +52,35 @@ PyObject* parameter(PyObject*, PyObject* x) noexcept {
   return guarded([&] { return new_parameter(Trace::current(), x); });
 }
 
+PyObject* call_with(PyObject*, PyObject* const* given, Py_ssize_t n_given) noexcept {
+  return guarded([&] {
+    PyObject *f = given[0], *args = given[1], *kwargs = given[2], *wrt = given[3], *inner = given[4];
+    if (n_given != 5 || !PyTuple_Check(args) || !PyDict_Check(kwargs) || (PyTuple_Check(wrt) && !PyList_Check(inner)))
+      throw Error(Error::Type, "[call_with] takes (f, args, kwargs, wrt, inner).");
+    const Py_ssize_t n = PyTuple_GET_SIZE(args);
+    PyObject* few[16];
+    std::vector<PyObject*> many;
+    PyObject** stack = few;
+    if (size_t(n) >= std::size(few)) {
+      many.resize(size_t(n) + 1);
+      stack = many.data();
+    }
+    PyObject** to = stack + 1;  // the place before is for the callee (PY_VECTORCALL_ARGUMENTS_OFFSET)
+    for (Py_ssize_t i = 0; i < n; ++i) to[i] = PyTuple_GET_ITEM(args, i);
+    const auto place = [&](PyObject* position) -> PyObject*& {
+      const int64_t i = to_int(position), at = i < 0 ? i + n : i;
+      if (at < 0 || at >= n) throw Error(Error::Index, "[call_with] there is no argument " + std::to_string(i) + ".");
+      return to[at];
+    };
+    if (PyTuple_Check(wrt))
+      for (Py_ssize_t i = 0; i < std::min(PyTuple_GET_SIZE(wrt), PyList_GET_SIZE(inner)); ++i)
+        place(PyTuple_GET_ITEM(wrt, i)) = PyList_GET_ITEM(inner, i);
+    else
+      place(wrt) = inner;
+    return PyObject_VectorcallDict(f, to, size_t(n) | PY_VECTORCALL_ARGUMENTS_OFFSET, kwargs);
+  });
+}
+
 PyObject* gradient(PyObject*, PyObject* loss) noexcept {
   return guarded([&] {
     if (!is_array(loss) || handle_of(loss).spec.shape.rank || !is_float(handle_of(loss).spec.dtype))
@@ -89,6 +121,9 @@ PyMethodDef kGradientFunctions[] = {
     {"enter", enter, METH_O,
      "Begin a differentiated call; of a list of float arrays, give the parameters that stand for them, else None."},
     {"parameter", parameter, METH_O, "An array or a number as one more parameter of the innermost call."},
+    {"call_with", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call_with)), METH_FASTCALL,
+     "call_with(f, args, kwargs, wrt, inner)\n--\n\n"
+     "f(*args, **kwargs), with `inner` for the argument at position `wrt`, or each of `inner` for each of a tuple."},
     {"gradient", gradient, METH_O,
      "The gradients of a loss, one for each parameter of the innermost call; None if it is no float array of shape ()."},
     {"leave", leave, METH_NOARGS,

@@ -412,6 +412,10 @@ bool assign_where(PyObject* x, PyObject* k, PyObject* v) {
 PyObject* get_index(PyObject* x, PyObject* k) {
   Handle& h = handle_of(x);
   const Shape shape = h.spec.shape;
+  if (PyLong_CheckExact(k) && shape.rank) {  // nearly always, and there is nothing to read; what is wrong is said below
+    const int64_t i = to_int(k), n = shape[0];
+    if (i >= -n && i < n) return get_row(x, Py_ssize_t(i < 0 ? i + n : i));
+  }
   Key key = read_key(shape, k);
   Trace& t = Trace::current();
   Recorder r(t, key, shape);

@@ -18,11 +18,6 @@ inline bool equal_shapes(const Shape& a, const Shape& b) {
   return true;
 }
 
-inline void copy_shape(const Shape& from, Shape& to) {
-  to.rank = from.rank;
-  for (int i = 0; i < from.rank; ++i) to.dim[i] = from.dim[i];
-}
-
 // NumPy broadcasting of `s` into `out`; false if they do not fit.
 inline bool broadcast_into(const Shape& s, Shape& out) {
   const int more = s.rank - out.rank;
@@ -100,7 +95,7 @@ void elementwise(Op op, const OpInfo& op_info, Ins in, Ints attrs, Specs& out) {
   y.dtype = t;
   const Spec& a = *in[0];
   bool weak = a.weak, here = true;
-  copy_shape(a.shape, y.shape);
+  y.shape = a.shape;
   for (size_t i = 1; i < in.size(); ++i) {
     const Spec& b = *in[i];
     weak &= b.weak;

@@ -138,11 +138,14 @@ void Trace::wait() {
   }
 }
 
-void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
+[[noreturn, gnu::cold, gnu::noinline]] static void too_many(Op op, size_t operands) {
+  throw Error(Error::Value, std::string("[") + info(op).name + "] " + std::to_string(operands) +
+                                " operands are too many: at most 65535 arrays take part in one operation. Join them in parts.");
+}
+
+inline void Trace::head(Op op, size_t n_in, size_t n_attr, size_t n_out) {
   // The planner's nodes count in 16 bits (Graph::Node), attributes in 8 here.
-  if (n_in > 0xffff || n_out > 0xffff || n_attr > 0xff) [[unlikely]]
-    throw Error(Error::Value, std::string("[") + info(op).name + "] " + std::to_string(std::max({n_in, n_out, n_attr})) +
-                                  " operands are too many: at most 65535 arrays take part in one operation. Join them in parts.");
+  if (n_in > 0xffff || n_out > 0xffff || n_attr > 0xff) [[unlikely]] too_many(op, std::max({n_in, n_out, n_attr}));
   if (running_) [[unlikely]] wait();  // another thread computes values of this one
   words_.push_back(Head::pack(op, n_in, n_attr, n_out));
 }
@@ -198,15 +201,18 @@ uint32_t Trace::start(int64_t i, uint32_t x) {
   return add_number(DType::I64, false);
 }
 
+[[noreturn, gnu::cold, gnu::noinline]] static void too_large(Op op, const Spec& s) {
+  throw Error(Error::Memory, std::string("[") + info(op).name + "] a result of shape " + str(s.shape) + " and dtype " +
+                                 name(s.dtype) + " does not fit into any memory. Make it smaller.");
+}
+
 // Bytes of a result; more than any machine has is refused here, where the line is known and products cannot overflow.
 static int64_t checked_bytes(Op op, const Spec& s) {
   int64_t n = int64_t(itemsize(s.dtype));
   bool empty = false;
   for (int64_t d : s.shape) {
     empty |= d == 0;
-    if (__builtin_mul_overflow(n, d ? d : 1, &n) || n > int64_t(1) << 47) [[unlikely]]
-      throw Error(Error::Memory, std::string("[") + info(op).name + "] a result of shape " + str(s.shape) + " and dtype " +
-                                     name(s.dtype) + " does not fit into any memory. Make it smaller.");
+    if (__builtin_mul_overflow(n, d ? d : 1, &n) || n > int64_t(1) << 47) [[unlikely]] too_large(op, s);
   }
   return empty ? 0 : n;
 }

@@ -96,23 +96,24 @@ def _check_function(f, op):
 
 
 def _positions(argnum, op):
-    """The positions of the arguments to differentiate, and whether they were given as a tuple."""
-    several = isinstance(argnum, (tuple, list))
+    """The position of the argument to differentiate, or a tuple of positions."""
     try:
-        return tuple(map(operator.index, argnum if several else (argnum,))), several
+        if isinstance(argnum, (tuple, list)):
+            return tuple(map(operator.index, argnum))
+        return operator.index(argnum)
     except TypeError:
         raise TypeError(f"[{op}] argnum is {argnum!r}. Give the position of the argument, an integer, or a tuple of "
                         f"positions.") from None
 
 
 def _differentiate(f, wrt, has_aux, args, kwargs, op):
-    positions, several = wrt
-    called = [*args]
+    several = type(wrt) is tuple
     try:
-        target = [*map(called.__getitem__, positions)] if several else called[positions[0]]
+        target = [*map(args.__getitem__, wrt)] if several else args[wrt]
     except IndexError:
-        raise TypeError(f"[{op}] argument {max(positions, key=abs)} is to be differentiated, but the call has {len(args)} "
-                        f"positional arguments. Pass it by position.") from None
+        last = max(wrt, key=abs) if several else wrt
+        raise TypeError(f"[{op}] argument {last} is to be differentiated, but the call has {len(args)} positional "
+                        f"arguments. Pass it by position.") from None
 
     inner = _core.enter(target)  # the parameters for a list of float arrays, the usual case; else None
     try:
@@ -122,21 +123,17 @@ def _differentiate(f, wrt, has_aux, args, kwargs, op):
         else:
             leaves, paths, rebuild = tree.flatten(target, op)
             inner = rebuild(_parameters(leaves, paths, op))
-        if several:
-            for i, x in zip(positions, inner):
-                called[i] = x
-        else:
-            called[positions[0]] = inner
-        result = f(*called, **kwargs)
-        loss, aux = _split(result, op) if has_aux else (result, None)
+        loss, aux = _core.call_with(f, args, kwargs, wrt, inner), None
+        if has_aux:
+            loss, aux = _split(loss, op)
         gradients = _core.gradient(loss)
         if gradients is None:
             _check_loss(loss, op)
-        inner = called = result = None  # what nobody holds is not computed
+        inner = None  # what nobody holds is not computed
         if op == "grad":
             loss = None
     finally:
-        nested = _core.leave() > 0  # the outermost one computes everything that is pending
+        nested = _core.leave()  # the outermost one computes everything that is pending
 
     if gradients is None:
         gradients = _zeros(leaves, nested)
