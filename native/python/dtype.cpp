@@ -15,21 +15,16 @@ struct DTypeObject {
 
 PyTypeObject* dtype_type;
 PyObject* objects[kDTypes];
+PyObject* names[kDTypes];  // interned, as strings that are written in a program are
 DType float_default = DType::F32;
 
 DType of(PyObject* o) { return reinterpret_cast<DTypeObject*>(o)->dtype; }
 
-PyObject* dtype_str(PyObject* self) { return PyUnicode_FromString(name(of(self))); }
+PyObject* dtype_str(PyObject* self) { return Py_NewRef(names[int(of(self))]); }
 PyObject* dtype_repr(PyObject* self) { return PyUnicode_FromFormat("knet.%s", name(of(self))); }
 
 // As the string, which it equals.
-Py_hash_t dtype_hash(PyObject* self) {
-  PyObject* s = dtype_str(self);
-  if (!s) return -1;
-  Py_hash_t h = PyObject_Hash(s);
-  Py_DECREF(s);
-  return h;
-}
+Py_hash_t dtype_hash(PyObject* self) { return PyObject_Hash(names[int(of(self))]); }
 
 PyObject* dtype_compare(PyObject* self, PyObject* other, int op) noexcept {
   return guarded([&]() -> PyObject* {
@@ -134,6 +129,8 @@ bool find_dtype(PyObject* o, DType& out) {
     return true;
   }
   if (PyUnicode_Check(o)) {
+    for (int i = 0; i < kDTypes; ++i)
+      if (o == names[i]) return out = DType(i), true;
     const char* s = PyUnicode_AsUTF8(o);
     if (!s) throw PyError{};
     return by_name(s, out);
@@ -218,6 +215,7 @@ void init_dtypes(PyObject* module) {
     if (!o) throw PyError{};
     o->dtype = DType(i);
     objects[i] = reinterpret_cast<PyObject*>(o);
+    names[i] = Ref(PyUnicode_InternFromString(name(DType(i)))).release();
   }
   type.release();
 }
