@@ -146,6 +146,7 @@ def test_dtype_object():
         and np.float32 == t
         and np.dtype("float32") == t
     )
+    assert t == "".join(["float", "32"]) and knet.zeros(1, dtype="".join(["int", "64"])).dtype == "int64"
     assert t != "float64" and t != np.float64 and t != 3 and t != None and t != "abc"  # noqa: E711
     assert t is knet.float32 and hash(t) == hash("float32") and {t: 1}["float32"] == 1
     assert str(t) == "float32" and repr(t) == "knet.float32" and f"{t}" == "float32"

@@ -38,6 +38,24 @@ def test_a_new_length_is_right_and_an_old_one_is_remembered():
     assert misses() == before
 
 
+def test_plans_that_come_in_any_order_are_found_and_those_thrown_away_are_made_again():
+    x = knet.array(a(3, 4))
+    kinds = [lambda x: x + 1, lambda x: (x * 2).sum(), lambda x: knet.tanh(x) @ x.T]
+    right = [f(x).tolist() for f in kinds]
+    orders = [0, 1, 2] * 3 + [0, 0, 2, 1, 1, 2, 0, 2, 1]
+    before = misses()
+    assert [kinds[i](x).tolist() for i in orders] == [right[i] for i in orders]
+    assert misses() == before
+    limit = knet.config.plan_bytes
+    try:
+        knet.config.plan_bytes = 1
+        knet._core.clear_plans()
+        assert [kinds[i](x).tolist() for i in orders] == [right[i] for i in orders]
+        assert knet.memory()["plans"] == 1 and misses() > before + 3  # only the last one stays
+    finally:
+        knet.config.plan_bytes = limit
+
+
 # ---- rule 4: pending work is bounded
 
 def test_pending_operations_are_bounded():

@@ -78,6 +78,54 @@ def test_argnum_and_keywords():
     assert grad(f, (0, 1))(2.0, 3.0) == (3.0, 2.0)
 
 
+def test_arguments_are_passed_on_as_they_were_given():
+    def weighted(*xs, power=1, **more):
+        return sum((i + 1) * x ** power for i, x in enumerate(xs)) * more.get("times", 1)
+    many = [float(i) for i in range(20)]
+    assert grad(weighted, 17)(*many, times=2) == 36.0
+    assert grad(weighted, -1)(*many, power=2) == 2 * 20 * 19.0
+    assert grad(weighted, (0, -1, 4))(*many) == (1.0, 20.0, 5.0)
+    assert grad(weighted, (1,))(*many) == (2.0,)
+    assert grad(weighted, ())(*many) == ()
+    with pytest.raises(TypeError, match="argument 20 is to be differentiated, but the call has 20 positional"):
+        grad(weighted, (3, 20))(*many)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        grad(lambda x, y: x)(1.0)
+    assert knet._core.depth() == 0
+
+
+def test_the_function_may_do_with_its_parameters_what_it_likes():
+    w = [knet.ones(3), knet.array([2.0, 2.0, 2.0])]
+
+    def consuming(w):
+        a = w.pop()
+        w[0] += 1
+        w.append(None)
+        return (w[0] * a).sum()
+    da, db = grad(consuming)(w)
+    assert da.tolist() == [2.0] * 3 and db.tolist() == [2.0] * 3 and len(w) == 2 and w[0].tolist() == [1.0] * 3
+
+    def constant(x):
+        w.append(knet.ones(1))
+        return 1.0
+    assert [d.tolist() for d in grad(constant)(w)] == [[0.0] * 3] * 2
+
+
+def test_calls_inside_have_parameters_of_their_own():
+    x, y = knet.array([1.0, 2.0]), knet.array([3.0, 4.0])
+
+    def outer(w):
+        inner = grad(lambda v: (v[0] * v[1] * w[0]).sum())([w[1], w[0]])
+        with pytest.raises(ZeroDivisionError):
+            grad(lambda v: 1 / 0)([w[0], w[1], w[0]])
+        return (inner[0] * inner[1]).sum()  # w0 w0 * w1 w0
+    dx, dy = grad(outer)([x, y])
+    assert dx.tolist() == [9.0, 48.0] and dy.tolist() == [1.0, 8.0]
+    assert knet._core.depth() == 0
+    with pytest.raises(RuntimeError, match="no differentiated call is open"):
+        knet._core.leave()
+
+
 def test_has_aux():
     d, aux = grad(lambda x: (x * x, [x, "name"]), has_aux=True)(3.0)
     assert d == 6.0 and aux[1] == "name" and aux[0].item() == 3.0

@@ -30,7 +30,7 @@ struct Cache {
   int64_t limit = 256 << 20;
 
   // A loop asks for the same plans in turn: what followed the latest one is tried before the key is hashed, which takes
-  // ten times as long as to compare it.
+  // eight times as long as to compare it.
   PlanRef find(const std::vector<int64_t>& key, uint64_t& hash) {
     PlanRef p;
     if (latest) p = same(hash = latest->next, key);

@@ -48,15 +48,23 @@ PyObject* enter(PyObject*, PyObject* target) noexcept {
   });
 }
 
+// The trace of this thread, in which a call is open.
+Trace& entered() {
+  Trace& t = Trace::current();
+  if (t.depth() == 0) throw Error(Error::Runtime, "[grad] no differentiated call is open.");
+  return t;
+}
+
 PyObject* parameter(PyObject*, PyObject* x) noexcept {
-  return guarded([&] { return new_parameter(Trace::current(), x); });
+  return guarded([&] { return new_parameter(entered(), x); });
 }
 
 PyObject* call_with(PyObject*, PyObject* const* given, Py_ssize_t n_given) noexcept {
   return guarded([&] {
-    PyObject *f = given[0], *args = given[1], *kwargs = given[2], *wrt = given[3], *inner = given[4];
-    if (n_given != 5 || !PyTuple_Check(args) || !PyDict_Check(kwargs) || (PyTuple_Check(wrt) && !PyList_Check(inner)))
+    if (n_given != 5 || !PyTuple_Check(given[1]) || !PyDict_Check(given[2]) ||
+        (PyTuple_Check(given[3]) && !PyList_Check(given[4])))
       throw Error(Error::Type, "[call_with] takes (f, args, kwargs, wrt, inner).");
+    PyObject *f = given[0], *args = given[1], *kwargs = given[2], *wrt = given[3], *inner = given[4];
     const Py_ssize_t n = PyTuple_GET_SIZE(args);
     PyObject* few[16];
     std::vector<PyObject*> many;
@@ -85,7 +93,7 @@ PyObject* gradient(PyObject*, PyObject* loss) noexcept {
   return guarded([&] {
     if (!is_array(loss) || handle_of(loss).spec.shape.rank || !is_float(handle_of(loss).spec.dtype))
       return Py_NewRef(Py_None);
-    Trace& t = Trace::current();
+    Trace& t = entered();
     const uint32_t first = t.gradient(t.use(handle_of(loss)));
     const size_t n = t.parameters();
     Ref gradients(PyList_New(Py_ssize_t(n)));
@@ -96,7 +104,7 @@ PyObject* gradient(PyObject*, PyObject* loss) noexcept {
 
 PyObject* leave(PyObject*, PyObject*) noexcept {
   return guarded([&] {
-    Trace& t = Trace::current();
+    Trace& t = entered();
     t.leave();
     if (t.depth() == 0) t.run();
     return PyLong_FromLong(t.depth());
