@@ -71,11 +71,11 @@ size_t Pool::class_bytes(int c) {
 void* Pool::reuse(int c) {
   List& list = lists_[c];
   list.used = ++tick_;
-  Block* b = list.first;
-  if (!b) return nullptr;
-  list.first = b->next;
+  if (list.blocks.empty()) return nullptr;
+  void* p = list.blocks.back();
+  list.blocks.pop_back();
   stats_.pooled -= int64_t(class_bytes(c));
-  return b;
+  return p;
 }
 
 void* Pool::allocate(size_t bytes) {
@@ -117,25 +117,29 @@ void Pool::release(void* p, size_t bytes) {
   stats_.live -= size;
   List& list = lists_[c];
   list.used = ++tick_;
-  list.first = new (p) Block{list.first};
+  try {
+    list.blocks.push_back(p);
+  } catch (const std::bad_alloc&) {
+    std::free(p);
+    return;
+  }
   stats_.pooled += size;
   if (int64_t most = std::max(kKeep, stats_.peak); stats_.pooled > most) give_back(stats_.pooled - most);
 }
 
 void Pool::free_list(int c) {
   auto size = int64_t(class_bytes(c));
-  for (List& list = lists_[c]; list.first; stats_.pooled -= size) {
-    Block* b = list.first;
-    list.first = b->next;
-    std::free(b);
-  }
+  std::vector<void*>& blocks = lists_[c].blocks;
+  stats_.pooled -= size * int64_t(blocks.size());
+  for (void* p : blocks) std::free(p);
+  blocks = {};
 }
 
 void Pool::give_back(int64_t bytes) {
   for (int64_t until = stats_.pooled - bytes; stats_.pooled > until;) {
     int oldest = -1;
     for (int c = 0; c < kClasses; ++c)
-      if (lists_[c].first && (oldest < 0 || lists_[c].used < lists_[oldest].used)) oldest = c;
+      if (!lists_[c].blocks.empty() && (oldest < 0 || lists_[c].used < lists_[oldest].used)) oldest = c;
     free_list(oldest);
   }
 }

@@ -1,6 +1,7 @@
 // Memory of the host, kept for reuse by size class.
 #pragma once
 #include <mutex>
+#include <vector>
 #include "device.h"
 
 namespace knet {
@@ -22,9 +23,9 @@ class Pool {
   static size_t class_bytes(int size_class);
 
  private:
-  struct Block { Block* next; };
   struct List {
-    Block* first = nullptr;
+    // Not linked through the blocks: their first lines may lie in the cache of another core.
+    std::vector<void*> blocks;
     uint64_t used = 0;  // tick of the last allocation or release
   };
   static constexpr int kClasses = (46 - 10 + 1) * 16 + 17;
