@@ -1,5 +1,6 @@
 // What a plan asks of a device. A plan is a list of Steps; a device makes them. Nothing here knows of plans or Python.
 #pragma once
+#include <atomic>
 #include <memory>
 #include <vector>
 #include "trace/op.h"
@@ -35,6 +36,9 @@ class Step {
   virtual bool may_alias(int /*out*/, int /*in*/) const { return false; }
   // May out[k] be null where nobody reads it?
   virtual bool may_skip(int /*out*/) const { return false; }
+  // Do the elements of in[j] decide whether run() throws? check() throws as run() would and reads nothing but these.
+  virtual bool decides(int /*in*/) const { return false; }
+  virtual void check(const char* const* /*in*/) const {}
   virtual std::string text() const { return {}; }  // one line for explain: kernel variant, tile sizes
   size_t scratch_bytes = 0;
   double cost_ns = 0;  // rough estimate on one core, for threading and for releasing the interpreter lock
@@ -89,6 +93,18 @@ struct MemoryStats {
   int64_t pooled = 0;    // bytes kept for reuse
 };
 
+// Work that may go on beside the thread that launched it. It throws nothing. A thread that waits for tasks looks at `state`
+// all the time: what a task works on belongs into other lines of the cache.
+struct alignas(64) AsyncTask {
+  virtual void run() noexcept = 0;
+  enum State : int32_t { Done, Launched, Running };
+  std::atomic<int32_t> state{Done};
+  bool done() const { return state.load(std::memory_order_acquire) == Done; }
+
+ protected:
+  ~AsyncTask() = default;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -108,6 +124,9 @@ class Device {
   // Steps of `cost_ns` and more may use several threads. expect() says that such work begins in about `in_ns`.
   virtual double threads_from_ns() const { return 0; }
   virtual void expect(double /*cost_ns*/, double /*in_ns*/) {}
+  // Begins a task of about `cost_ns`, if there is a thread for it at hand, or one worth waking; else false. One at a time.
+  virtual bool launch(AsyncTask&, double /*cost_ns*/) { return false; }
+  virtual void wait(AsyncTask&) {}  // until it is done
 };
 Device& device(DeviceId);  // throws Error::Runtime if it was not built in or is not there
 Device& cpu_device();      // native/cpu/device.cpp

@@ -105,6 +105,8 @@ class CpuDevice final : public Device {
   void trim() override { pool_.trim(); }
   double threads_from_ns() const override { return cpu::kSerialNs; }
   void expect(double cost_ns, double in_ns) override { cpu::expect(cost_ns, in_ns); }
+  bool launch(AsyncTask& task, double cost_ns) override { return cpu::launch(task, cost_ns); }
+  void wait(AsyncTask& task) override { cpu::wait(task); }
 
  private:
   Pool& pool_ = Pool::host();

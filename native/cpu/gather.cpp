@@ -120,6 +120,8 @@ class GatherStep : public Step {
       });
     });
   }
+  bool decides(int in) const override { return in > 0; }
+  void check(const char* const* in) const override { places_.resolve(in + 1, nullptr); }
   std::string text() const override { return unit_ ? "runs of " + std::to_string(places_.inner.last().n) : "strided"; }
 
  private:
@@ -180,6 +182,8 @@ class ScatterStep : public Step {
     });
   }
   bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
+  bool decides(int in) const override { return in > 1; }
+  void check(const char* const* in) const override { places_.resolve(in + 2, nullptr); }
   std::string text() const override {
     return std::to_string(places_.outer.size() * columns_.tasks()) + " tasks";
   }
@@ -309,6 +313,10 @@ class TakeAlongStep : public Step {
       });
     });
   }
+  bool decides(int in) const override { return in == 1; }
+  void check(const char* const* in) const override {
+    along_.check(op_, reinterpret_cast<const int64_t*>(in[1]), count_);
+  }
 
  private:
   Op op_;
@@ -363,6 +371,10 @@ class ScatterAlongStep : public Step {
     });
   }
   bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
+  bool decides(int in) const override { return in == 2; }
+  void check(const char* const* in) const override {
+    along_.check(op_, reinterpret_cast<const int64_t*>(in[2]), count_);
+  }
 
  private:
   Op op_;

@@ -30,13 +30,16 @@ class SliceStep : public Step {
 
   void run(char* const* out, const char* const* in, char*) const override {
     const size_t each = size_t(1 + axis_.rank);
-    // Nothing is written if one is out of range.
-    for (size_t i = 0; i < moves_.size(); ++i) offset_of(in + 2 + i * each);
+    check(in);  // nothing is written if one is out of range
     if (out[0] != in[0]) copy_bytes(out[0], in[0], bytes_);
     for (size_t i = 0; i < moves_.size() && region_.size() > 0; ++i)
       moves_[i].run(out[0] + offset_of(in + 2 + i * each), in[1 + i * each]);
   }
   bool may_alias(int out, int in) const override { return out == 0 && in == 0; }
+  bool decides(int in) const override { return in > 0 && (in - 1) % (1 + axis_.rank) > 0; }
+  void check(const char* const* in) const override {
+    for (size_t i = 0; i < moves_.size(); ++i) offset_of(in + 2 + i * size_t(1 + axis_.rank));
+  }
   std::string text() const override { return moves_[0].text(); }
 
  private:

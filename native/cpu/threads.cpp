@@ -3,6 +3,8 @@
 // machine costs parallelism, not time.
 #include "cpu/threads.h"
 
+#include "device.h"
+
 #include <pthread.h>
 
 #include <algorithm>
@@ -17,6 +19,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #if defined(__linux__)
 #include <sched.h>
 #include <sys/syscall.h>
@@ -44,6 +47,13 @@ constexpr double kRouseNs = 100e3;
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
+// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other so often, each
+// sooner than a worker that spins falls asleep.
+constexpr double kLaunchNs = 60e3;
+constexpr int kLaunches = 8;
+// Who waits for a launched task helps with jobs of this much, if nobody else does: three tasks of 8 us in a soft-max
+// regression's step made 50 us of 37.
+constexpr double kHelpNs = 40e3;
 // On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core
 // back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least):
 // LeNet's step beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the workers, 13.2
@@ -213,7 +223,7 @@ class Pool {
     call_.fetch_add(1);
     if (cost_ns >= kWakeAllNs) {
       while (wake_next()) {}
-    } else if (!awake()) {
+    } else if (!helped(cost_ns)) {
       wake_next();
     }
     work(0);
@@ -225,10 +235,51 @@ class Pool {
   }
 
   // Does a worker spin, or is one waking up?
-  bool awake() const { return started_.load(std::memory_order_relaxed) > asleep_.load(std::memory_order_relaxed); }
+  bool awake() const { return spinning() > 0; }
+  // Or somebody who waits for a launched task, if the work is worth fetching its data to another core?
+  bool helped(double cost_ns) const { return awake() || (cost_ns >= kHelpNs && waiting_.load(std::memory_order_relaxed)); }
+
+  // Workers that are not asleep, without one that runs a launched task.
+  int spinning() const {
+    return started_.load(std::memory_order_relaxed) - asleep_.load() - calling_.load(std::memory_order_relaxed);
+  }
 
   // Workers that spin begin their 20 us again.
   void hold() { hold_.store(hold_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
+
+  bool launch(AsyncTask& task, double cost_ns) {
+    if (started_.load(std::memory_order_acquire) == 0 || worker_[0]->asleep.load(std::memory_order_relaxed)) {
+      const auto now = Clock::now();
+      soon_ = now - launched_ < kSpin + std::chrono::nanoseconds(int64_t(cost_ns)) ? soon_ + 1 : 0;
+      launched_ = now;
+      if ((cost_ns < kLaunchNs && soon_ < kLaunches) || busy_.exchange(true, std::memory_order_acquire)) return false;
+      start(1);
+      const bool there = started_.load(std::memory_order_relaxed) > 0;
+      if (there) wake(*worker_[0]);
+      busy_.store(false, std::memory_order_release);
+      if (!there) return false;
+    }
+    if (task_.load(std::memory_order_relaxed) != &task) task_.store(&task);
+    task.state.store(AsyncTask::Launched, std::memory_order_release);
+    return true;
+  }
+
+  void wait(AsyncTask& task) {
+    if (begin(task)) return finish(task);
+    // The thread that runs it has our place among the callers, so we take its place among the workers.
+    const bool was = std::exchange(inside, true);
+    waiting_.fetch_add(1, std::memory_order_relaxed);
+    for (auto end = Clock::now() + kTail; !task.done();) {
+      if (join()) {
+        serve(1);
+        end = Clock::now() + kTail;
+      } else if (!spin(std::chrono::microseconds(1), [&] { return task.done() || open(); }) && Clock::now() > end) {
+        task.state.wait(AsyncTask::Running, std::memory_order_acquire);
+      }
+    }
+    waiting_.fetch_sub(1, std::memory_order_relaxed);
+    inside = was;
+  }
 
   void rouse(int helpers) {
     if (awake() || busy_.exchange(true, std::memory_order_acquire)) return;
@@ -265,6 +316,27 @@ class Pool {
     }
   }
 
+  // A job that has been joined.
+  void serve(int thread) {
+    work(thread);
+    gate_.fetch_and(~kOpen, std::memory_order_relaxed);  // no tasks are left: late workers need not look
+    // Before the decrement the job is alive; after it only the pool is.
+    uint32_t g = gate_.fetch_sub(1, std::memory_order_acq_rel);
+    if ((g & kActive) == 1) gate_.notify_one();
+  }
+
+  static bool begin(AsyncTask& task) {
+    int32_t state = AsyncTask::Launched;
+    return task.state.load(std::memory_order_relaxed) == state && task.state.compare_exchange_strong(state, AsyncTask::Running);
+  }
+  static void finish(AsyncTask& task) {
+    task.run();
+    task.state.store(AsyncTask::Done, std::memory_order_release);
+    task.state.notify_all();
+  }
+
+  bool open() const { return gate_.load(std::memory_order_relaxed) & kOpen; }
+
   bool join() {
     uint32_t g = gate_.load(std::memory_order_relaxed);
     while ((g & kOpen) && (g & kSlots))
@@ -276,16 +348,18 @@ class Pool {
   // Wakes the first sleeping worker, if fewer than wanted are awake.
   bool wake_next() {
     const int started = started_.load(std::memory_order_acquire), wanted = wanted_.load(std::memory_order_relaxed);
-    if (started - asleep_.load() >= wanted) return false;
-    for (int w = 0; w < started; ++w) {
-      int32_t yes = 1;
-      if (worker_[w]->asleep.load() && worker_[w]->asleep.compare_exchange_strong(yes, 0)) {
-        asleep_.fetch_sub(1);
-        worker_[w]->asleep.notify_one();
-        return true;
-      }
-    }
+    if (spinning() >= wanted) return false;
+    for (int w = 0; w < started; ++w)
+      if (worker_[w]->asleep.load() && wake(*worker_[w])) return true;
     return false;
+  }
+
+  bool wake(Worker& w) {
+    int32_t yes = 1;
+    if (!w.asleep.compare_exchange_strong(yes, 0)) return false;
+    asleep_.fetch_sub(1);
+    w.asleep.notify_one();
+    return true;
   }
 
   void loop(Worker& me) {
@@ -295,37 +369,47 @@ class Pool {
       const int32_t seen = call_.load();
       while (join()) {
         if (chain_) wake_next();
-        work(me.id);
-        gate_.fetch_and(~kOpen, std::memory_order_relaxed);  // no tasks are left: late workers need not look
-        // Before the decrement the job is alive; after it only the pool is.
-        uint32_t g = gate_.fetch_sub(1, std::memory_order_acq_rel);
-        if ((g & kActive) == 1) gate_.notify_one();
+        serve(me.id);
+      }
+      if (launched(me) && begin(*task_.load(std::memory_order_relaxed))) {
+        inside = false;
+        calling_.store(1, std::memory_order_relaxed);
+        finish(*task_.load(std::memory_order_relaxed));
+        calling_.store(0, std::memory_order_relaxed);
+        inside = true;
+        continue;
       }
       wake_next();
-      if (idle(seen)) continue;
+      if (idle(me, seen)) continue;
       asleep_.fetch_add(1);
       me.asleep.store(1);
       int32_t yes = 1;
-      // A call after `seen` may have missed that this worker sleeps.
-      if (call_.load() != seen && me.asleep.compare_exchange_strong(yes, 0)) asleep_.fetch_sub(1);
+      // A call after `seen`, or a launch, may have missed that this worker sleeps.
+      if ((call_.load() != seen || launched(me)) && me.asleep.compare_exchange_strong(yes, 0)) asleep_.fetch_sub(1);
       while (me.asleep.load()) me.asleep.wait(1);
     }
   }
 
+  // Is there a launched task? The first worker takes it.
+  bool launched(const Worker& me) const {
+    const AsyncTask* task = me.id == 1 ? task_.load(std::memory_order_relaxed) : nullptr;
+    return task && task->state.load(std::memory_order_relaxed) == AsyncTask::Launched;
+  }
+
   // Spins until there is a job (true), at most kSpin from the end of the last one and from the last hold().
-  bool idle(int32_t seen) {
+  bool idle(const Worker& me, int32_t seen) {
     const auto start = Clock::now();
     int32_t hold = hold_.load(std::memory_order_relaxed);
     for (auto now = start, end = start + kSpin; now < end; now = Clock::now()) {
       for (int i = 0; i < 16; ++i) {
-        if (call_.load(std::memory_order_relaxed) != seen) return true;
+        if (call_.load(std::memory_order_relaxed) != seen || launched(me)) return true;
         relax();
       }
       const int32_t held = hold_.load(std::memory_order_relaxed);
       if (held != hold || (now < start + kTail && busy_.load(std::memory_order_relaxed))) end = now + kSpin;
       hold = held;
     }
-    return call_.load() != seen;
+    return call_.load() != seen || launched(me);
   }
 
   // Workers are detached and live as long as the process; with too few (no more threads to be had) work goes on with
@@ -361,7 +445,10 @@ class Pool {
   std::unique_ptr<Worker> worker_[kMaxThreads];
   alignas(64) std::atomic<uint32_t> gate_{0};
   alignas(64) std::atomic<int32_t> call_{0};  // jobs so far
-  std::atomic<int32_t> hold_{0};
+  std::atomic<int32_t> hold_{0}, calling_{0}, waiting_{0};
+  alignas(64) std::atomic<AsyncTask*> task_{nullptr};  // launched last
+  Clock::time_point launched_;  // when the first worker was last found asleep, and how often in close succession
+  int soon_ = 0;
   alignas(64) std::atomic<int32_t> asleep_{0};
 };
 
@@ -401,7 +488,7 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
   if (tasks > 1 && cost_ns >= kSerialNs && !inside) {
     const int64_t most = std::min<int64_t>(threads(), tasks);
     const int helpers = int(std::min(double(most), cost_ns / kWorkPerThreadNs)) - 1;
-    if (helpers > 0 && (cost_ns >= kColdNs || pool().awake())) {
+    if (helpers > 0 && (cost_ns >= kColdNs || pool().helped(cost_ns))) {
       Job job(body, tasks, helpers);
       inside = true;
       bool ran = pool().run(job, cost_ns);
@@ -413,6 +500,12 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
     }
   }
   for (int64_t i = 0; i < tasks; ++i) body(i);
+}
+
+bool launch(AsyncTask& task, double cost_ns) { return threads() > 1 && !inside && pool().launch(task, cost_ns); }
+
+void wait(AsyncTask& task) {
+  if (!task.done()) pool().wait(task);
 }
 
 void expect(double cost_ns, double in_ns) {

@@ -3,6 +3,10 @@
 #include <cstdint>
 #include <type_traits>
 
+namespace knet {
+struct AsyncTask;
+}
+
 namespace knet::cpu {
 
 int threads();             // including the caller; respects affinity, cgroup quota, KNET_THREADS
@@ -35,5 +39,12 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body);
 // Work for several threads, `cost_ns` on one core, begins in about `in_ns`: within 20 us, workers that spin do so for
 // 20 us more; if all sleep and it is worth it, one is woken.
 void expect(double cost_ns, double in_ns);
+
+// Gives a task to the first worker, to go on beside the caller: false if there is none, or if it sleeps and waking it
+// would cost more than it saves. One task at a time. What it runs in parallel it shares with the other workers, and with
+// who waits for it.
+bool launch(AsyncTask&, double cost_ns);
+// Until it is done; runs it here if the worker has not begun.
+void wait(AsyncTask&);
 
 }  // namespace knet::cpu

@@ -2,6 +2,7 @@
 // it has just allocated, or that it alone holds (`donatable`).
 #pragma once
 #include <atomic>
+#include <memory>
 #include <utility>
 #include "types.h"
 
@@ -15,6 +16,8 @@ struct Buffer {
   char* data = nullptr;
   void (*free_owner)(void*) = nullptr;  // memory borrowed from elsewhere (from_dlpack): called instead of release
   void* owner = nullptr;
+  bool pending = false;                // a program that is still running will write it: wait before reading (plan/stream.h)
+  std::shared_ptr<const Error> lost;   // why it never did
 };
 void destroy(Buffer*);  // returns memory to its device's pool
 

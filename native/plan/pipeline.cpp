@@ -24,6 +24,7 @@ std::unique_ptr<Program> plan(Graph graph, Device& device, Stages* told) {
 
   if (fresh) turns.next();
   Schedule schedule = fuse(std::move(graph), device);
+  guard(schedule);
   if (told) told->fused = schedule.text();
 
   Placement placement = place(schedule);

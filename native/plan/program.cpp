@@ -74,6 +74,7 @@ class Flat final : public Program {
     kernels = int(s.kernels.size());
     device_ = g.values.empty() ? DeviceId{} : g.values[g.outputs.empty() ? 0 : g.outputs[0]].device;
     n_inputs_ = uint32_t(g.inputs.size());
+    reads_.resize(n_inputs_);
     for (uint32_t v : g.scalars) {
       const Place& at = p.places[v];
       numbers_.push_back({at.index, g.values[v].dtype, at.offset});
@@ -88,57 +89,87 @@ class Flat final : public Program {
     // What the device shares between plans is not counted.
   }
 
-  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
-           std::vector<double>* took) const override {
-    Block<char*, 64> base(kInputs + n_inputs_ + targets_.size());
-    BufferRef arena;
-    if (arena_bytes > 0) arena = allocate(device_, size_t(arena_bytes));
-    base[kArena] = arena ? arena->data : nullptr;
+  void bind(Bound& b, std::span<const Scalar> scalars, std::span<Located> outputs) const override {
+    if (arena_bytes > 0) b.arena = allocate(device_, size_t(arena_bytes));
+    b.made.resize(targets_.size());
+    for (const Gift& gift : gifts_)  // who has taken it holds it
+      if (!b.made[gift.output].buffer && b.inputs[gift.input].buffer.donatable()) b.made[gift.output] = b.inputs[gift.input];
+    for (size_t t = 0; t < targets_.size(); ++t)
+      if (!b.made[t].buffer) b.made[t].buffer = allocate(device_, size_t(targets_[t]));
+    for (size_t j = 0; j < results_.size(); ++j)
+      outputs[j] = results_[j].is_input ? b.inputs[results_[j].index] : b.made[results_[j].index];
+
+    b.resize(kInputs + n_inputs_ + targets_.size(), scalars.size());
+    char** base = b.base();
+    base[kArena] = b.arena ? b.arena->data : nullptr;
     base[kNothing] = nullptr;
     base[kConstants] = constants_ ? constants_->data : nullptr;
-    for (uint32_t i = 0; i < n_inputs_; ++i) base[kInputs + i] = inputs[i].data();
-    Block<Located, 8> made(targets_.size());
-    for (const Gift& gift : gifts_)  // who has taken it holds it
-      if (!made[gift.output].buffer && inputs[gift.input].buffer.donatable()) made[gift.output] = inputs[gift.input];
-    for (size_t t = 0; t < targets_.size(); ++t) {
-      if (!made[t].buffer) made[t].buffer = allocate(device_, size_t(targets_[t]));
-      base[kInputs + n_inputs_ + t] = made[t].data();
-    }
-    for (const Number& n : numbers_) store(scalars[n.index], n.dtype, base[kArena] + n.offset);
-
-    call_all(base, scalars, took);
-    for (size_t j = 0; j < results_.size(); ++j)
-      outputs[j] = results_[j].is_input ? inputs[results_[j].index] : made[results_[j].index];
+    base += kInputs;
+    for (const Located& x : b.inputs) *base++ = x.data();
+    for (const Located& x : b.made) *base++ = x.data();
+    std::copy(scalars.begin(), scalars.end(), b.scalars());
   }
 
- private:
-  void call_all(Block<char*, 64>& base, std::span<const Scalar> scalars, std::vector<double>* took) const {
+  void check(Bound& b, std::vector<double>* took) const override {
+    if (checks_.empty()) return;
+    numbers(b);
+    call(b, 0, guards_, took);
     Block<char*, 64> pointers(most_operands_);
-    const Call* c = calls_.data();
-    Device& on = device(device_);
-    if (spread_ns_ > 0) on.expect(spread_ns_, 0);
-    try {
-      for (const Call* end = c + calls_.size(); c != end; ++c) {
-        if (c->coming > 0) on.expect(c->coming, c->in);
-        const Operand* from = operands_.data() + c->operands;
-        const uint32_t n = c->n_out + c->n_in;
-        for (uint32_t i = 0; i < n; ++i) {
-          char* at = base[from[i].base] + from[i].offset;
-          if (from[i].dynamic != kFixed)
-            for (const Move* m = moves_.data() + from[i].dynamic;; ++m) {
-              at += scalars[m->scalar].i * m->stride;
-              if (m->last) break;
-            }
-          pointers[i] = at;
+    for (uint32_t k : checks_) {
+      try {
+        point(b, calls_[k], pointers.data());
+        calls_[k].step->check(pointers.data() + calls_[k].n_out);
+      } catch (Error& e) {
+        e.at = lines_[k];
+        throw;
+      }
+    }
+  }
+
+  void run(Bound& b, std::vector<double>* took) const override {
+    if (spread_ns_ > 0) device(device_).expect(spread_ns_, 0);
+    if (checks_.empty()) numbers(b);
+    call(b, guards_, calls_.size(), took);
+  }
+
+  bool reads(size_t input) const override { return reads_[input]; }
+
+ private:
+  void numbers(const Bound& b) const {
+    for (const Number& n : numbers_) store(b.scalars()[n.index], n.dtype, b.base()[kArena] + n.offset);
+  }
+
+  // Where the operands of a call are: results, then inputs.
+  void point(const Bound& b, const Call& c, char** pointers) const {
+    const Operand* from = operands_.data() + c.operands;
+    const uint32_t n = c.n_out + c.n_in;
+    for (uint32_t i = 0; i < n; ++i) {
+      char* at = b.base()[from[i].base] + from[i].offset;
+      if (from[i].dynamic != kFixed)
+        for (const Move* m = moves_.data() + from[i].dynamic;; ++m) {
+          at += b.scalars()[m->scalar].i * m->stride;
+          if (m->last) break;
         }
+      pointers[i] = at;
+    }
+  }
+
+  void call(const Bound& b, size_t begin, size_t end, std::vector<double>* took) const {
+    Block<char*, 64> pointers(most_operands_);
+    const Call* c = calls_.data() + begin;
+    Device& on = device(device_);
+    try {
+      for (const Call* last = calls_.data() + end; c != last; ++c) {
+        if (c->coming > 0) on.expect(c->coming, c->in);
+        point(b, *c, pointers.data());
         if (took) [[unlikely]] {
           using Clock = std::chrono::steady_clock;
           auto start = Clock::now();
-          c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
+          c->step->run(pointers.data(), pointers.data() + c->n_out, b.base()[kArena] + c->scratch);
           took->push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
           continue;
         }
-        c->step->run(pointers.data(), pointers.data() + c->n_out, base[kArena] + c->scratch);
+        c->step->run(pointers.data(), pointers.data() + c->n_out, b.base()[kArena] + c->scratch);
       }
     } catch (Error& e) {
       e.at = lines_[size_t(c - calls_.data())];
@@ -157,6 +188,9 @@ class Flat final : public Program {
   std::vector<int64_t> targets_;  // bytes of the buffers that are made for results
   std::vector<Gift> gifts_;       // as in Placement, but to targets
   std::vector<Result> results_;
+  std::vector<bool> reads_;       // each input
+  size_t guards_ = 0;             // so many calls come first, then the checks of these
+  std::vector<uint32_t> checks_;
   BufferRef constants_;
   std::vector<std::shared_ptr<const Step>> steps_;
   std::vector<int32_t> lines_;  // of each call: the recorded operation that it stems from
@@ -184,6 +218,7 @@ class Flat final : public Program {
       const Place& at = p.places[s.views[v].root];
       if (at.what == Place::Input) {
         results_.push_back({true, at.index});
+        reads_[at.index] = true;
         continue;
       }
       uint32_t& t = target_of_[at.index];
@@ -206,7 +241,7 @@ class Flat final : public Program {
       return;
     }
     Operand o{kArena, kFixed, at.offset + view.offset * size};
-    if (at.what == Place::Input) o.base = kInputs + at.index;
+    if (at.what == Place::Input) o.base = kInputs + at.index, reads_[at.index] = true;
     else if (at.what == Place::Constant) o.base = kConstants;
     else if (at.what == Place::Output) o.base = kInputs + n_inputs_ + target_of_[at.index];
     if (!view.dynamic.empty()) {
@@ -240,11 +275,13 @@ class Flat final : public Program {
       most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
-      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort &&
-                  first.op != Op::top;
+      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort && first.op != Op::top &&
+                  k >= s.guards && std::find(s.checked.begin(), s.checked.end(), k) == s.checked.end();
       steps_.push_back(kernel.step);
       lines_.push_back(first.line);
     }
+    guards_ = s.guards;
+    checks_.assign(s.checked.begin(), s.checked.end());
     expectations();
   }
 
@@ -268,6 +305,29 @@ class Flat final : public Program {
 };
 
 }  // namespace
+
+void Bound::resize(size_t n_base, size_t n_scalars) {
+  static_assert(sizeof(char*) == 8 && sizeof(Scalar) == 8);
+  n_base_ = n_base;
+  lines_.resize((n_base + n_scalars + 7) / 8);
+}
+
+void Bound::release() {
+  inputs.clear();
+  made.clear();
+  arena = {};
+}
+
+void Program::run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) const {
+  Bound b;
+  b.inputs.assign(std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
+  std::vector<Located> results(outputs.size());
+  bind(b, scalars, results);
+  check(b);
+  run(b);
+  std::move(b.inputs.begin(), b.inputs.end(), inputs.begin());
+  std::move(results.begin(), results.end(), outputs.begin());
+}
 
 std::unique_ptr<Program> Program::build(const Schedule& s, const Placement& p, Device&) {
   return std::make_unique<Flat>(s, p);

@@ -37,6 +37,9 @@ struct Schedule {
   std::vector<Kernel> kernels;        // in order of execution
   List<uint32_t> words;        // what kernels are made of, see Kernel::at
   List<Joined> joined;
+  // guard: the first so many kernels make the indices of the kernels in `checked`, which can be checked when they have run.
+  uint32_t guards = 0;
+  List<uint32_t> checked;
   std::span<const uint32_t> nodes(const Kernel& k) const { return {words.data() + k.at, k.n_nodes}; }
   std::span<const uint32_t> in(const Kernel& k) const { return {words.data() + k.at + k.n_nodes, k.n_in}; }
   std::span<const uint32_t> out(const Kernel& k) const { return {words.data() + k.at + k.n_nodes + k.n_in, k.n_out}; }
@@ -44,6 +47,7 @@ struct Schedule {
   std::vector<std::string> lines() const;  // each kernel in words
 };
 Schedule fuse(Graph, Device&);
+void guard(Schedule&);
 
 // place: lifetimes to offsets. Each root value lies in an input's buffer, in the scalars, in the arena or in an
 // output's buffer.
@@ -64,21 +68,46 @@ struct Placement {
 };
 Placement place(const Schedule&);
 
-// program: pointers and Steps only.
+// What one run works on, and holds until it has ended.
+class Bound {
+ public:
+  // What the thread reads that runs it, in lines of the cache of their own, since that may be another one than binds it.
+  struct alignas(64) Line { char bytes[64]; };
+  char** base() const { return reinterpret_cast<char**>(const_cast<Line*>(lines_.data())); }
+  Scalar* scalars() const { return reinterpret_cast<Scalar*>(base() + n_base_); }
+  void resize(size_t n_base, size_t n_scalars);
+
+ private:
+  std::vector<Line> lines_;
+  size_t n_base_ = 0;
+
+ public:
+  alignas(64) std::vector<Located> inputs;  // in the order of Graph::inputs
+  std::vector<Located> made;                // the memory of results
+  BufferRef arena;
+  void release();                           // lets go of all, but keeps its own room for the next run
+};
+
+// program: pointers and Steps only. May be run by several threads at once.
 class Program {
  public:
   static std::unique_ptr<Program> build(const Schedule&, const Placement&, Device&);
-  // inputs and scalars in the order of Graph::inputs, Graph::scalars; outputs are filled in the order of
-  // Graph::outputs. An input whose buffer is `donatable()` may be overwritten and come back as an output. On Error
-  // nothing was filled.
-  // `took`: filled with the microseconds of each kernel. May be called from several threads at once.
-  virtual void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs,
-                   std::vector<double>* took = nullptr) const = 0;
+  // A run is bind, check, run. bind takes memory and tells where the results will be, in the order of Graph::outputs: a buffer
+  // of Bound::inputs that is `donatable()` may be overwritten and come back as an output. `scalars` in the order of
+  // Graph::scalars. On Error nothing was filled.
+  virtual void bind(Bound&, std::span<const Scalar> scalars, std::span<Located> outputs) const = 0;
+  // Throws if an index in the data is out of range, as far as this can be told beforehand. Nothing was overwritten.
+  virtual void check(Bound&, std::vector<double>* took = nullptr) const = 0;
+  // `took`: filled with the microseconds of each kernel.
+  virtual void run(Bound&, std::vector<double>* took = nullptr) const = 0;
+  virtual bool reads(size_t input) const = 0;
+  // All three. What was not donated is still in `inputs` afterwards.
+  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) const;
   virtual ~Program() = default;
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;
   double cost_ns = 0;    // sum over steps
-  bool can_fail = false; // it looks up places that only the data tells, so a run may end in an index error
+  bool can_fail = false; // it looks up places that only the run tells: it may end in an index error, which check() does not see
   size_t footprint = 0;  // bytes that this program itself keeps (for the bounded plan cache)
 };
 

@@ -4,6 +4,7 @@
 #include <list>
 #include <unordered_map>
 #include "device.h"
+#include "plan/stream.h"
 #include "words.h"
 
 namespace knet {
@@ -12,12 +13,23 @@ struct Plan {
   std::vector<int64_t> key;
   uint64_t hash = 0;
   uint64_t next = 0;  // the hash of the plan that was asked for after this one, when last it was
-  std::unique_ptr<Program> program;
+  std::shared_ptr<const Program> program;
   std::vector<uint32_t> outputs;  // values of the trace, in the program's order
   size_t bytes() const { return key.size() * 8 + outputs.size() * 4 + program->footprint + sizeof(Plan); }
 };
 
 namespace {
+
+// Other threads may have the interpreter meanwhile.
+struct Unlocked {
+  const bool on;
+  explicit Unlocked(bool wanted) : on(wanted && host().unlock) {
+    if (on) host().unlock();
+  }
+  ~Unlocked() {
+    if (on) host().lock();
+  }
+};
 
 // ---- the plan cache
 
@@ -324,41 +336,52 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   }
   if (t_.planning_only) estimates().push_back({p->program->arena_bytes, p->program->output_bytes, p->program->kernels});
 
+  Stream& stream = Stream::shared();
+  stream.wait();
+  const std::shared_ptr<const Program> program = p->program;
   // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what nobody else has.
   // Not if the run may fail: then the values that do not need what failed are computed again from the same inputs.
-  bool lend = history || p->program->can_fail;
-  std::vector<Located> inputs;
-  inputs.reserve(t_.bound_.size());
+  const bool lend = history || program->can_fail;
+  std::unique_ptr<Bound> bound = stream.take();
   for (auto& b : t_.bound_) {
-    if (lend) inputs.push_back(b.at);
-    else inputs.push_back(std::move(b.at));
+    if (lend) bound->inputs.push_back(b.at);
+    else bound->inputs.push_back(std::move(b.at));
   }
   std::vector<Located> outputs(p->outputs.size());
-  // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
-  bool unlock = p->program->cost_ns > 50e3 && host().unlock;
   std::vector<double> took;
-  if (unlock) host().unlock();
   std::unique_ptr<Error> error;
+  bool begun = false;
   try {
-    p->program->run(inputs, t_.scalars_, outputs, reporter() ? &took : nullptr);
+    if (stream.lost()) [[unlikely]]
+      for (size_t i = 0; i < bound->inputs.size(); ++i)
+        if (program->reads(i)) stream.read(*bound->inputs[i].buffer.get());
+    program->bind(*bound, t_.scalars_, outputs);
+    program->check(*bound, reporter() ? &took : nullptr);
+    begun = true;
+    if (lend || reporter() || !stream.launch(program, bound, device(t_.values_[wanted[0]].spec.device))) {
+      // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
+      Unlocked unlocked(program->cost_ns > 50e3);
+      program->run(*bound, reporter() ? &took : nullptr);
+    }
   } catch (const Error& e) {
     error = std::make_unique<Error>(e);
   } catch (const std::bad_alloc&) {
     error = std::make_unique<Error>(Error::Memory, "[knet] out of memory: a run needs " +
-                                    std::to_string(p->program->arena_bytes + p->program->output_bytes) + " bytes");
+                                    std::to_string(program->arena_bytes + program->output_bytes) + " bytes");
   }
-  if (unlock) host().lock();
-
   if (error) {
-    // Exactly the values that need what failed are lost: the others are computed one by one. (Only memory can have failed when the
-    // inputs were given away; then all are lost.)
+    // Exactly the values that need what failed are lost: the others are computed one by one. Only memory can have failed when
+    // inputs were given away and perhaps written over; then all are lost.
     if (!lend)
-      for (size_t i = 0; i < inputs.size(); ++i) t_.bound_[i].at = std::move(inputs[i]);
-    if (!lend || wanted.size() == 1) return fail(wanted, *error);
+      for (size_t i = 0; i < t_.bound_.size(); ++i) t_.bound_[i].at = std::move(bound->inputs[i]);
+    outputs.clear();
+    stream.give_back(std::move(bound));
+    if ((begun && !lend) || wanted.size() == 1) return fail(wanted, *error);
     for (uint32_t v : wanted)
       if (t_.values_[v].handle && t_.values_[v].bound < 0) compute({v}, true);
     return;
   }
+  if (bound) stream.give_back(std::move(bound));
   for (size_t i = 0; i < outputs.size(); ++i) {
     Trace::Value& v = t_.values_[p->outputs[i]];
     if (v.handle) v.handle->at = outputs[i];

@@ -83,7 +83,7 @@ void raise_current() noexcept {
 
 const Spec& realize(PyObject* array) {
   Handle& h = handle_of(array);
-  if (!h.concrete()) Trace::current().realize(h);
+  if (!h.ready()) Trace::current().realize(h);
   return h.spec;
 }
 

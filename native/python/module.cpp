@@ -8,6 +8,7 @@
 #include "cpu/threads.h"
 #include "device.h"
 #include "plan/runner.h"
+#include "plan/stream.h"
 #include "python/array.h"
 #include "python/rules.h"
 #include "trace/rulebook.h"
@@ -101,7 +102,12 @@ NB_MODULE(_core, m) {
   init_function(m.ptr());
   if (PyModule_AddFunctions(m.ptr(), kGradientFunctions) < 0) throw nb::python_error();
 
-  m.def("run", [] { checked([] { Trace::current().run(); }); });
+  m.def("run", [] {
+    checked([] {
+      Trace::current().run();
+      Stream::shared().wait();
+    });
+  }, "Compute everything that is pending.");
   m.def("pending", [] { return Trace::current().pending(); });
 
   // ---- rules
@@ -137,6 +143,7 @@ NB_MODULE(_core, m) {
 
   // ---- inspection
   m.def("memory", [] {
+    Stream::shared().wait();  // it holds memory until it has ended
     MemoryStats s = cpu_device().memory();
     PlanStats p = plan_stats();
     nb::dict d;
@@ -148,6 +155,7 @@ NB_MODULE(_core, m) {
     d["plan_hits"] = p.hits;
     d["plan_misses"] = p.misses;
     d["runs"] = p.runs;
+    d["launched"] = Stream::shared().launches();
     d["evicted"] = p.evicted;
     d["templates"] = templates();
     d["pending"] = Trace::current().pending();

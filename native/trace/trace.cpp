@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 #include "plan/runner.h"
+#include "plan/stream.h"
 #include "trace/rulebook.h"
 
 namespace knet {
@@ -171,6 +172,7 @@ uint32_t Trace::use_new(Handle& h) {
     h.trace->realize(h);
   }
   if (!h.concrete()) throw Error(Error::Runtime, "[knet] this array holds no value.");
+  if (h.at.buffer->lost) [[unlikely]] throw *h.at.buffer->lost;
   // A handle that already stands in another thread's trace stays there; here its memory alone becomes a leaf.
   bool attach = !h.trace;
   uint32_t id = add_leaf(h.spec, h.at, attach ? &h : nullptr);
@@ -396,7 +398,7 @@ void Trace::realize(Handle& h) {
   // Whenever the interpreter lock was given away the handle may stand for something else.
   for (const Trace* tried = nullptr;;) {
     if (h.failure) throw h.failure->error;
-    if (h.concrete()) return;
+    if (h.concrete()) return Stream::shared().read(*h.at.buffer.get());
     if (!h.trace || h.trace == tried) throw Error(Error::Runtime, "[knet] this array holds no value.");
     Trace& t = *h.trace;
     if (t.capturing_)

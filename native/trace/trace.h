@@ -33,6 +33,7 @@ struct Handle {
   ~Handle() { detach(); }
   void detach();                        // forget the value; the handle is empty afterwards
   bool concrete() const { return bool(at.buffer); }
+  bool ready() const { return at.buffer && !at.buffer->pending && !at.buffer->lost; }  // it may be read
   void set(const Spec& s, Located where);  // become a concrete value
   void share(Handle& other);            // become another handle of the same value
 };
@@ -78,7 +79,7 @@ class Trace {
 
   // ---- running
   void run();                           // compute every pending value that a handle still holds; failures go to the handles
-  void realize(Handle&);                // make that handle concrete (or throw its failure)
+  void realize(Handle&);                // make that handle concrete and ready (or throw its failure)
   size_t pending() const { return pending_; }
   bool planning_only = false;           // run() plans and notes what it would need; only what is read is computed
 

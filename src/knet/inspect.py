@@ -101,7 +101,7 @@ def memory(f=None, *args, **kwargs):
     """Bytes in arrays now (`live`), at most so far (`peak`), kept for reuse (`pooled`), and what is known of plans.
 
     A dictionary: live, peak, pooled, plan_bytes (bytes); plans, templates and pending (operations) now; plan_hits,
-    plan_misses, runs and evicted since the start.
+    plan_misses, runs, launched (beside the recording of the next step) and evicted since the start.
 
     With a function: what `f(*args, **kwargs)` will need, before it runs. The call is recorded and planned; only values that f
     itself reads, as in `if loss < 3`, are computed. A dictionary: peak (bytes of all arrays at the worst moment, if nothing

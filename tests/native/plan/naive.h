@@ -243,6 +243,11 @@ struct NaiveStep final : Step {
     s.shape = out[0].shape;
     put(compute(op, x, attrs, s), s.dtype, to[0]);
   }
+  bool decides(int i) const override { return op == Op::gather && i == 1; }
+  void check(const char* const* from) const override {
+    for (double at : gather_layout(in[1], from[1]))
+      if (at < 0 || at >= double(in[0].shape[int(attrs[1])])) throw Error(Error::Index, "[index] out of range.");
+  }
   bool may_alias(int, int i) const override {
     return ((op == Op::slice_add || op == Op::slice_update) && i == 0) || (op == Op::matmul && i == 2);
   }
@@ -350,6 +355,7 @@ struct NaiveDevice final : Device {
     s->in.assign(in.begin(), in.end());
     s->attrs.assign(attrs.begin(), attrs.end());
     if (op == Op::matmul) s->scratch_bytes = 200;
+    s->cost_ns = cost_ns;
     return s;
   }
   std::shared_ptr<const Step> tile(const TileProgram& p) override {
@@ -363,4 +369,5 @@ struct NaiveDevice final : Device {
   MemoryStats memory() const override { return {}; }
   void trim() override {}
   int64_t longest_row = 12;
+  double cost_ns = 0;  // of a Step of its own
 };

@@ -64,6 +64,7 @@ struct Plan {
   Plan(Graph g, Device& device) {
     const double start = now();
     schedule = fuse(std::move(g), device);
+    guard(schedule);
     const double fused = now();
     placement = place(schedule);
     const double placed = now();
