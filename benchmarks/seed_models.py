@@ -27,6 +27,8 @@ LR = {"linreg": 0.1, "softmax": 0.02, "mlp": 0.1, "lenet": 0.1, "charlm": 0.5}
 CHECK_STEPS = {"linreg": 50, "softmax": 20, "mlp": 20, "lenet": 5, "charlm": 2}
 BLOCK = {"linreg": 1000, "softmax": 500, "mlp": 300, "lenet": 10, "charlm": 1}
 PATIENCE = 60  # seconds, after which a slow one is not repeated any more
+# Seconds until the threads with which NumPy made the data have fallen asleep: they count for up to 0.1 s before they do.
+SETTLE = 0.3
 VOCAB, HIDDEN, TIME, BATCH = 84, 256, 100, 128
 
 
@@ -498,6 +500,7 @@ def runner(framework, model, form):
 def worker(framework, model, form, threads, repeats):
     interleave.settle(framework, threads)
     run, item = runner(framework, model, form)
+    time.sleep(SETTLE)
     start = time.perf_counter()
     loss = item(run(CHECK_STEPS[model]))
     first = time.perf_counter() - start

@@ -48,11 +48,11 @@ constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
 // A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other so often, each
-// sooner than a worker that spins falls asleep.
+// sooner than a worker that spins falls asleep (what is estimated may take twice as long on a slow core).
 constexpr double kLaunchNs = 60e3;
-constexpr int kLaunches = 8;
-// Who waits for a launched task helps with jobs of this much, if nobody else does: three tasks of 8 us in a soft-max
-// regression's step made 50 us of 37.
+constexpr int kLaunches = 4;
+// Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to fetch
+// their data to another core.
 constexpr double kHelpNs = 40e3;
 // On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core
 // back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least):
@@ -250,7 +250,7 @@ class Pool {
   bool launch(AsyncTask& task, double cost_ns) {
     if (started_.load(std::memory_order_acquire) == 0 || worker_[0]->asleep.load(std::memory_order_relaxed)) {
       const auto now = Clock::now();
-      soon_ = now - launched_ < kSpin + std::chrono::nanoseconds(int64_t(cost_ns)) ? soon_ + 1 : 0;
+      soon_ = now - launched_ < kSpin + std::chrono::nanoseconds(int64_t(2 * cost_ns)) ? soon_ + 1 : 0;
       launched_ = now;
       if ((cost_ns < kLaunchNs && soon_ < kLaunches) || busy_.exchange(true, std::memory_order_acquire)) return false;
       start(1);
