@@ -365,9 +365,11 @@ class Pool {
   void loop(Worker& me) {
     take_short_slices();
     inside = true;
+    bool wakes = true;  // others, when it has nothing to do. Not after a launched task: the next one is not far, and would wait
     for (;;) {
       const int32_t seen = call_.load();
       while (join()) {
+        wakes = true;
         if (chain_) wake_next();
         serve(me.id);
       }
@@ -377,10 +379,12 @@ class Pool {
         finish(*task_.load(std::memory_order_relaxed));
         calling_.store(0, std::memory_order_relaxed);
         inside = true;
+        wakes = false;
         continue;
       }
-      wake_next();
+      if (wakes) wake_next();
       if (idle(me, seen)) continue;
+      wakes = true;
       asleep_.fetch_add(1);
       me.asleep.store(1);
       int32_t yes = 1;
