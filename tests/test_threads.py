@@ -3,6 +3,7 @@ KNET_SANITIZE=thread this is where races show.)"""
 import os
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -148,3 +149,14 @@ def test_threads_keep_their_policy_and_priority(four_threads):
     if not child:
         os._exit(os.sched_getscheduler(0) != policy)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_workers_may_run_wherever_the_process_may(four_threads):
+    x = knet.array(np.ones((700, 700), "float32"))
+    for _ in range(30):
+        assert (x @ x).sum().item() == 700 ** 3
+        time.sleep(0.005)  # they fall asleep, and are woken elsewhere if they would meet
+    time.sleep(0.1)
+    everywhere = os.sched_getaffinity(0)
+    assert all(os.sched_getaffinity(int(t)) == everywhere for t in os.listdir("/proc/self/task"))

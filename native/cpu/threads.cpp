@@ -3,29 +3,21 @@
 // machine costs parallelism, not time.
 #include "cpu/threads.h"
 
-#include "device.h"
-
 #include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <thread>
 #include <utility>
-#if defined(__linux__)
-#include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 #include <signal.h>
+
+#include "cpu/cpus.h"
+#include "device.h"
 
 namespace knet::cpu {
 namespace {
@@ -54,11 +46,6 @@ constexpr int kLaunches = 4;
 // Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to fetch
 // their data to another core.
 constexpr double kHelpNs = 40e3;
-// On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core
-// back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least):
-// LeNet's step beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the workers, 13.2
-// for the caller as well; 4.7 alone.
-constexpr uint64_t kSliceNs = 100'000;
 constexpr int kMaxThreads = 1024;
 
 inline void relax() {
@@ -82,99 +69,13 @@ bool spin(std::chrono::microseconds most, F ready) {
   return ready();
 }
 
-#if defined(__linux__)
-std::string slurp(const std::string& path) {
-  std::string text;
-  if (FILE* f = std::fopen(path.c_str(), "r")) {
-    char chunk[1024];
-    while (size_t n = std::fread(chunk, 1, sizeof chunk, f)) text.append(chunk, n);
-    std::fclose(f);
-  }
-  return text;
-}
-
-// CPUs granted by the quota of one cgroup directory (0: none is set).
-double quota_in(const std::string& dir, bool v2) {
-  double quota = 0, period = 0;
-  if (v2) {
-    if (std::sscanf(slurp(dir + "/cpu.max").c_str(), "%lf %lf", &quota, &period) != 2) return 0;  // "max 100000"
-  } else {
-    if (std::sscanf(slurp(dir + "/cpu.cfs_quota_us").c_str(), "%lf", &quota) != 1 ||
-        std::sscanf(slurp(dir + "/cpu.cfs_period_us").c_str(), "%lf", &period) != 1)
-      return 0;
-  }
-  return quota > 0 && period > 0 ? quota / period : 0;
-}
-
-// Asks for short slices for this thread, not for what it forks. Where it cannot be had, nothing changes.
-void take_short_slices() {
-#if defined(SYS_sched_setattr) && defined(SYS_sched_getattr)
-  struct {  // sched_attr of linux/sched/types.h, its first version
-    uint32_t size = sizeof(*this), policy = 0;
-    uint64_t flags = 0;
-    int32_t nice = 0;
-    uint32_t priority = 0;
-    uint64_t runtime = 0, deadline = 0, period = 0;
-  } attr;
-  static_assert(sizeof attr == 48);
-  constexpr uint64_t kResetOnFork = 1;
-  if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) || attr.policy != SCHED_OTHER) return;
-  if (attr.nice < 0) return;  // it would be reset in children as well
-  attr.runtime = kSliceNs;
-  attr.flags |= kResetOnFork;
-  syscall(SYS_sched_setattr, 0, &attr, 0);
-#endif
-}
-
-// The tightest quota on the way from our cgroup to the root. Inside a container the path in /proc/self/cgroup may be
-// the host's, unknown in here: then only the mount point itself answers, which is the container's own group.
-double cgroup_quota() {
-  double best = 0;
-  std::string groups = slurp("/proc/self/cgroup");
-  for (size_t at = 0; at < groups.size();) {
-    size_t end = std::min(groups.find('\n', at), groups.size());
-    std::string line = groups.substr(at, end - at);
-    at = end + 1;
-    size_t c1 = line.find(':'), c2 = line.find(':', c1 + 1);
-    if (c1 == line.npos || c2 == line.npos) continue;
-    std::string controllers = std::string(",") + line.substr(c1 + 1, c2 - c1 - 1) + ",", path = line.substr(c2 + 1);
-    bool v2 = controllers == ",,";
-    if (!v2 && controllers.find(",cpu,") == controllers.npos) continue;
-    for (const char* root : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"}) {
-      if (v2 != !std::strcmp(root, "/sys/fs/cgroup")) continue;
-      for (std::string p = path;; p.resize(p.rfind('/'))) {
-        double q = quota_in(root + (p == "/" ? "" : p), v2);
-        if (q > 0 && (best == 0 || q < best)) best = q;
-        if (p.empty() || p.rfind('/') == p.npos) break;
-      }
-    }
-  }
-  return best;
-}
-#else
-void take_short_slices() {}
-#endif
-
 int default_threads() {
   if (const char* s = std::getenv("KNET_THREADS")) {
     char* end;
     long n = std::strtol(s, &end, 10);
     if (end != s && n >= 1) return int(std::min<long>(n, kMaxThreads));
   }
-  int n = int(std::max(1u, std::thread::hardware_concurrency()));
-#if defined(__linux__)
-  for (int cpus = 1024; cpus <= 1 << 16; cpus *= 4) {  // the kernel refuses a set that is smaller than its own
-    cpu_set_t* set = CPU_ALLOC(cpus);
-    if (!set) break;
-    size_t bytes = CPU_ALLOC_SIZE(cpus);
-    bool ok = !sched_getaffinity(0, bytes, set);
-    if (ok) n = std::max(1, CPU_COUNT_S(bytes, set));
-    CPU_FREE(set);
-    if (ok) break;
-  }
-  if (double q = cgroup_quota(); q > 0) n = std::min(n, std::max(1, int(std::ceil(q))));
-#endif
-  return std::min(n, kMaxThreads);
+  return std::min(granted_cpus(), kMaxThreads);
 }
 
 struct Job {
@@ -293,7 +194,7 @@ class Pool {
   // gate_: bit 31 open, bits 16..30 free slots, bits 0..15 workers inside. job_ and the shares are fixed while it is
   // open or not empty.
   static constexpr uint32_t kOpen = 1u << 31, kSlot = 1u << 16, kSlots = 0x7fff0000u, kActive = 0xffffu;
-  static constexpr int kMaxShares = 64;
+  static constexpr int kMaxShares = 64, kMaxSpread = 64;
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
@@ -301,7 +202,11 @@ class Pool {
   struct alignas(64) Worker {
     Pool* pool;
     int id;  // 1, 2, ...; the caller is 0
-    std::atomic<int32_t> asleep{0};
+    int thread = 0;
+    std::atomic<int32_t> asleep{0};    // 1; 2 while somebody wakes it
+    std::atomic<int> cpu{-1};          // where it was last seen
+    Detour detour;
+    bool detours = false;              // it has yet to end; read and written by who wakes and who was woken
   };
 
   // Each thread begins with the same tasks at each run, whose data its caches may still hold, then helps the others:
@@ -356,13 +261,33 @@ class Pool {
 
   bool wake(Worker& w) {
     int32_t yes = 1;
-    if (!w.asleep.compare_exchange_strong(yes, 0)) return false;
+    if (!w.asleep.compare_exchange_strong(yes, 2)) return false;
     asleep_.fetch_sub(1);
+    spread(w);
+    w.asleep.store(0);
     w.asleep.notify_one();
     return true;
   }
 
+  // The system wakes a thread where it ran last, which may be where its waker runs now, or another worker. (It looks for a
+  // CPU that idles; but in a virtual machine those that have been idle for long look as if they were not to be had.) So a
+  // worker that would meet another thread of ours is sent elsewhere. A 3x3 layer of 3.2 ms on four threads, each time after a
+  // pause of 50 ms: the median 6.6 ms became 4.7.
+  void spread(Worker& w) {
+    const int here = this_cpu(), there = w.cpu.load(std::memory_order_relaxed), started = started_.load();
+    if (there < 0 || started > kMaxSpread) return;
+    int taken[kMaxSpread + 1] = {here}, n = 1;
+    bool meets = there == here;
+    for (int i = 0; i < started; ++i)
+      if (worker_[i].get() != &w) {
+        taken[n] = worker_[i]->cpu.load(std::memory_order_relaxed);
+        meets |= taken[n++] == there;
+      }
+    if (meets && w.detour.begin(w.thread, {taken, size_t(n)})) w.detours = true;
+  }
+
   void loop(Worker& me) {
+    me.thread = this_thread();
     take_short_slices();
     inside = true;
     bool wakes = true;  // others, when it has nothing to do. Not after a launched task: the next one is not far, and would wait
@@ -385,12 +310,15 @@ class Pool {
       if (wakes) wake_next();
       if (idle(me, seen)) continue;
       wakes = true;
+      me.cpu.store(this_cpu(), std::memory_order_relaxed);
       asleep_.fetch_add(1);
       me.asleep.store(1);
-      int32_t yes = 1;
+      int32_t state = 1;
       // A call after `seen`, or a launch, may have missed that this worker sleeps.
-      if ((call_.load() != seen || launched(me)) && me.asleep.compare_exchange_strong(yes, 0)) asleep_.fetch_sub(1);
-      while (me.asleep.load()) me.asleep.wait(1);
+      if ((call_.load() != seen || launched(me)) && me.asleep.compare_exchange_strong(state, 0)) asleep_.fetch_sub(1);
+      while ((state = me.asleep.load())) me.asleep.wait(state);
+      if (std::exchange(me.detours, false)) me.detour.end();
+      me.cpu.store(this_cpu(), std::memory_order_relaxed);
     }
   }
 
