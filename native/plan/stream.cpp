@@ -40,11 +40,16 @@ bool Stream::launch(std::shared_ptr<const Program> program, std::unique_ptr<Boun
     return false;
   }
   if (launches_++ == 0) {
-    // Neither the child of a fork nor the end of the process may find a program half-way.
+    // Neither the child of a fork nor the end of the process may find a program half-way. At the end nothing can run on this
+    // thread any more, which has lost its thread-local variables: what has not begun never does.
     static AsyncTask& task = task_;
     static Device& on = device;
     pthread_atfork([] { on.wait(task); }, nullptr, nullptr);
-    std::atexit([] { on.wait(task); });
+    std::atexit([] {
+      int32_t state = AsyncTask::Launched;
+      if (!task.state.compare_exchange_strong(state, AsyncTask::Done))
+        while (!task.done()) task.state.wait(AsyncTask::Running);
+    });
   }
   for (const Located& x : task_.bound->made) x.buffer->pending = true;
   return true;
