@@ -318,17 +318,6 @@ void Bound::release() {
   arena = {};
 }
 
-void Program::run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) const {
-  Bound b;
-  b.inputs.assign(std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
-  std::vector<Located> results(outputs.size());
-  bind(b, scalars, results);
-  check(b);
-  run(b);
-  std::move(b.inputs.begin(), b.inputs.end(), inputs.begin());
-  std::move(results.begin(), results.end(), outputs.begin());
-}
-
 std::unique_ptr<Program> Program::build(const Schedule& s, const Placement& p, Device&) {
   return std::make_unique<Flat>(s, p);
 }

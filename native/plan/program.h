@@ -101,8 +101,6 @@ class Program {
   // `took`: filled with the microseconds of each kernel.
   virtual void run(Bound&, std::vector<double>* took = nullptr) const = 0;
   virtual bool reads(size_t input) const = 0;
-  // All three. What was not donated is still in `inputs` afterwards.
-  void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) const;
   virtual ~Program() = default;
   int64_t arena_bytes = 0, live_bytes = 0, output_bytes = 0;
   int kernels = 0;

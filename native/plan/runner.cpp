@@ -20,17 +20,6 @@ struct Plan {
 
 namespace {
 
-// Other threads may have the interpreter meanwhile.
-struct Unlocked {
-  const bool on;
-  explicit Unlocked(bool wanted) : on(wanted && host().unlock) {
-    if (on) host().unlock();
-  }
-  ~Unlocked() {
-    if (on) host().lock();
-  }
-};
-
 // ---- the plan cache
 
 using PlanRef = std::shared_ptr<Plan>;  // a running plan outlives its eviction
@@ -359,8 +348,7 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
     program->check(*bound, reporter() ? &took : nullptr);
     begun = true;
     if (lend || reporter() || !stream.launch(program, bound, device(t_.values_[wanted[0]].spec.device))) {
-      // 50 us: giving the interpreter lock away and taking it back costs a few us when another thread wants it.
-      Unlocked unlocked(program->cost_ns > 50e3);
+      Unlocked unlocked(program->cost_ns);
       program->run(*bound, reporter() ? &took : nullptr);
     }
   } catch (const Error& e) {

@@ -16,8 +16,6 @@ constexpr int kFewest = 4, kMost = 1024;
 // Below, handing it over costs more than it takes; above, the recording of a step is little beside it, and who waits would
 // spin for long.
 constexpr double kLeastNs = 1e3, kMostNs = 500e3;
-// From here on others may have the interpreter while somebody waits (as in runner.cpp).
-constexpr double kUnlockNs = 50e3;
 
 }  // namespace
 
@@ -68,11 +66,9 @@ void Stream::Task::run() noexcept {
 void Stream::wait() {
   while (task_.program) {
     if (!task_.done()) {
-      const bool unlock = task_.program->cost_ns > kUnlockNs && host().unlock;
       Device& on = *device_;
-      if (unlock) host().unlock();
+      Unlocked unlocked(task_.program->cost_ns);
       on.wait(task_);
-      if (unlock) host().lock();
     }
     // Whoever had the lock meanwhile may have launched another.
     if (task_.program && task_.done()) retire();

@@ -161,6 +161,23 @@ struct Host {
 };
 Host& host();
 
+// While it lives, other Python threads may run, if this one is to be busy for `cost_ns` that are worth it: giving the lock
+// away and taking it back costs a few us when another thread wants it.
+class Unlocked {
+ public:
+  explicit Unlocked(double cost_ns) : on_(cost_ns > 50e3 && host().unlock) {
+    if (on_) host().unlock();
+  }
+  ~Unlocked() {
+    if (on_) host().lock();
+  }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  const bool on_;
+};
+
 struct Limits {
   size_t pending_nodes = 10000;         // a run starts by itself above this (outside differentiated calls)
   // A step of Adam on 7 million parameters, cut in the middle of its formulas at 64 MiB, took 34 ms instead of 20.

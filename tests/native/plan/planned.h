@@ -75,7 +75,14 @@ struct Plan {
   int64_t arena_bytes() const { return program->arena_bytes; }
   std::string text() const { return program_text(*program, schedule.lines(), {}); }
   void run(std::span<Located> inputs, std::span<const Scalar> scalars, std::span<Located> outputs) const {
-    program->run(inputs, scalars, outputs);
+    Bound b;
+    b.inputs.assign(std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
+    std::vector<Located> results(outputs.size());
+    program->bind(b, scalars, results);
+    program->check(b);
+    program->run(b);
+    std::ranges::move(b.inputs, inputs.begin());  // what was not donated
+    std::ranges::move(results, outputs.begin());
   }
 };
 
