@@ -110,6 +110,10 @@ std::unique_ptr<Step> make_dw(const Geometry&);
 template <class T>
 std::unique_ptr<Step> make_channels(const Geometry&, bool back);
 
+// dw in the same way (conv_dw_channels.cpp); null where it cannot be, or is not worth it.
+template <class T>
+std::unique_ptr<Step> make_dw_channels(const Geometry&);
+
 // Windows of 1 (conv_product.cpp); null where they do not fit. Product: Points, or without padding and strides; forward
 // or, if `back`, dx. Thinned: the image copied together first.
 template <class T>
