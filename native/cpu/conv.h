@@ -89,12 +89,15 @@ struct Tasks {
       together = std::clamp<int64_t>(int64_t(30e3 / std::max(1.0, image_ns)), 1, std::max<int64_t>(1, images));
   }
   int64_t count() const { return (images + together - 1) / together * shares; }
+  // body(image, share) for what a task has.
+  template <class F>
+  void each(int64_t task, const F& body) const {
+    const int64_t first = task / shares * together;
+    for (int64_t i = first; i < std::min(images, first + together); ++i) body(i, task % shares);
+  }
   template <class F>
   void run(double cost_ns, const F& body) const {
-    parallel(count(), cost_ns, [&](int64_t task) {
-      const int64_t first = task / shares * together;
-      for (int64_t i = first; i < std::min(images, first + together); ++i) body(i, task % shares);
-    });
+    parallel(count(), cost_ns, [&](int64_t task) { each(task, body); });
   }
 };
 

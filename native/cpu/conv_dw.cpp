@@ -1,12 +1,25 @@
 // conv_dw: the filters' gradient from dy and x. Here: patches gathered, positions block by block; windows of 1; few output
 // channels to a group, positions along the vectors. The rest in conv_dw_channels.cpp.
-#include "cpu/conv_dw.h"
 #include "cpu/conv_planes.h"
 #include "cpu/conv_source.h"
 #include "cpu/gemm.h"
 
 namespace knet::cpu::conv {
 namespace {
+
+// dw += the partial sums of the chunks after the first, in order.
+template <class T>
+void add_chunks(T* dw, const T* partial, int64_t size, int64_t chunks) {
+  if (chunks == 1) return;
+  const int64_t share = 4096;
+  parallel((size + share - 1) / share, double(size * chunks) * 0.2, [&](int64_t task) {
+    const int64_t first = task * share, last = std::min(size, first + share);
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      const T* from = partial + (chunk - 1) * size;
+      for (int64_t i = first; i < last; ++i) dw[i] += from[i];
+    }
+  });
+}
 
 template <class T>
 class ConvDw final : public Step {

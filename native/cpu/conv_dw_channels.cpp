@@ -1,7 +1,6 @@
 // conv_dw with vectors along the output channels.
 #include <cmath>
 #include <numeric>
-#include "cpu/conv_dw.h"
 #include "cpu/conv_source.h"
 #include "cpu/gemm.h"
 
@@ -29,7 +28,6 @@ class ConvDwChannels final : public Step {
     const double cycles =
         double(round_up(g.patch(), run_) / (run_ * runs_) + 1) * double(std::max<int64_t>(8, runs_ * run_));
     cost_ns = double(g.images * g.groups) * double(plane) * double(panels_) * cycles / 2.5 + 200;
-    size_ = g.groups * g.out_channels * g.patch();
     // Channels whose sums, with all output channels, are 1 MiB at most, and whose part of a strip half of that.
     const double part = std::min(1.0, double((strip_ - 1) * g.stride[d_] + g.w[d_]) / double(g.x[d_]));
     const double sums = double(window * panels_ * width_) * sizeof(T);
@@ -37,9 +35,10 @@ class ConvDwChannels final : public Step {
     auto most = int64_t(std::min(double(1 << 20) / sums, double(512 << 10) / strip));
     most = std::clamp<int64_t>(most, std::min<int64_t>(8, g.in_channels), g.in_channels);
     blocks_ = (g.in_channels + most - 1) / most;
+    const double size = double(g.groups * g.out_channels * g.patch());
     // 8 tasks of 100 us or more, 16 of kTaskNs: chunks, while adding them takes 5 % or less (0.5 ns an element), then blocks.
     const auto wanted = int64_t(std::clamp(cost_ns / kTaskNs, std::clamp(cost_ns / 100e3, 1.0, 8.0), 16.0));
-    const int64_t tasks = blocks_ * g.groups, affordable = std::lround(0.05 * cost_ns / (0.5 * double(size_)));
+    const int64_t tasks = blocks_ * g.groups, affordable = std::lround(0.05 * cost_ns / (0.5 * size));
     chunks_ = even_tasks(std::min((wanted + tasks - 1) / tasks, affordable));
     chunks_ = std::clamp<int64_t>(chunks_, 1, g.images * strips_);
     blocks_ = std::clamp<int64_t>(wanted / (chunks_ * g.groups), blocks_, g.in_channels);
@@ -52,7 +51,7 @@ class ConvDwChannels final : public Step {
     for (int64_t i = 0; i < joined_; ++i)
       for (int64_t q : at) at_.push_back(i * channels_ * source_.channel + q);
     near_ = line_ % 2 == 0 && near(at_, 2) ? 2 : 1;
-    scratch_bytes = partial_bytes();
+    scratch_bytes = sums_bytes();
     if (turned_first()) scratch_bytes += size_t(g.images * g.groups * panels_ * width_ * plane) * sizeof(T);
   }
   // Runs along the window of two or more; lanes of output channels that are worth it.
@@ -65,13 +64,17 @@ class ConvDwChannels final : public Step {
   void run(char* const* out, const char* const* in, char* scratch) const override {
     auto dy = reinterpret_cast<const T*>(in[0]), x = reinterpret_cast<const T*>(in[1]);
     auto dw = reinterpret_cast<T*>(out[0]);
-    auto partial = reinterpret_cast<T*>(scratch), turned = reinterpret_cast<T*>(scratch + partial_bytes());
+    auto sums = reinterpret_cast<T*>(scratch), turned = reinterpret_cast<T*>(scratch + sums_bytes());
     if (turned_first()) turn_all(dy, turned);
-    parallel(chunks_ * g_.groups * blocks_, cost_ns, [&](int64_t task) {
-      const int64_t chunk = task / (g_.groups * blocks_), group = task / blocks_ % g_.groups, block = task % blocks_;
-      accumulate(dy, x, turned, chunk == 0 ? dw : partial + (chunk - 1) * size_, chunk, group, block);
+    const int64_t parts = g_.groups * blocks_;
+    parallel(chunks_ * parts, cost_ns, [&](int64_t task) {
+      const int64_t part = task % parts;
+      T* own = chunks_ > 1 ? sums + task * part_size() : static_cast<T*>(workspace(0, size_t(part_size()) * sizeof(T)));
+      accumulate(dy, x, turned, own, task / parts, part / blocks_, part % blocks_);
+      if (chunks_ == 1)
+        for (int64_t panel = 0; panel < panels_; ++panel) finish(own, dw, part, panel, 0, columns_of(part % blocks_));
     });
-    add_chunks(dw, partial, size_, chunks_);
+    if (chunks_ > 1) add_chunks(sums, dw);
   }
   std::string text() const override {
     return "channels, " + std::to_string(chunks_) + " chunks of positions, " + std::to_string(blocks_) +
@@ -81,8 +84,9 @@ class ConvDwChannels final : public Step {
  private:
   static constexpr int64_t kPositions = 512;  // the sums are read and written once for each block
   static constexpr int64_t kTurned = 64;      // at once: they stay in L1 until all channels are there
+  static constexpr int64_t kAdded = 64;       // rows of sums at once
   // With 8 tasks for four threads, whose cores are rarely equally fast, 64x56x56 took 5.0 ms, 128x28x28 5.5 and 256x14x14
-  // 4.7; with 16 4.7, 5.1 and 4.3; on one thread they cost 2 to 4 %, more of them as much again.
+  // 4.7; with 16 4.7, 5.1 and 4.3; on one thread they cost 1 to 3 %, 32 of them 4 to 8.
   static constexpr double kTaskNs = 700e3;
   // Images whose positions are joined.
   struct Set {
@@ -90,14 +94,19 @@ class ConvDwChannels final : public Step {
   };
   // dy^T of some positions: a panel's rows lie side by side, the next panel `apart` elements on.
   struct Turned {
-    const T* at;
+    T* at;
     int64_t apart;
   };
 
   // Where many blocks would each turn dy, it is turned before: 512x7x7 in 16 blocks took 13.4 ms, so 12.4; 128x28x28 in
   // four the same either way.
   bool turned_first() const { return blocks_ > 4; }
-  size_t partial_bytes() const { return size_t(round_up(size_ * (chunks_ - 1) * int64_t(sizeof(T)), 64)); }
+  // Sums of a block of channels: a panel's rows side by side, then the next panel. Those of all chunks lie in the scratch.
+  int64_t columns_of(int64_t block) const { return std::min(channels_, g_.in_channels - block * channels_) * g_.window(); }
+  int64_t part_size() const { return panels_ * channels_ * g_.window() * width_; }
+  size_t sums_bytes() const {
+    return chunks_ == 1 ? 0 : size_t(round_up(chunks_ * g_.groups * blocks_ * part_size() * int64_t(sizeof(T)), 64));
+  }
 
   // Strips, or images that are joined.
   int64_t units() const { return g_.images * strips_; }
@@ -128,21 +137,42 @@ class ConvDwChannels final : public Step {
       const Set set = set_of(n);
       const Turned to = of_set(turned, set, image % g_.groups);
       turn(dy + image * g_.out_channels * plane, panel, 0, plane,
-           const_cast<T*>(to.at) + panel * to.apart + (n - set.first) * plane * width_);
+           to.at + panel * to.apart + (n - set.first) * plane * width_);
     });
   }
 
-  void accumulate(const T* dy, const T* x, T* turned, T* dw, int64_t chunk, int64_t group, int64_t block) const {
+  // Adds the chunks' sums, in order.
+  void add_chunks(T* sums, T* dw) const {
+    const int64_t parts = g_.groups * blocks_, columns = channels_ * g_.window(), pieces = (columns + kAdded - 1) / kAdded;
+    parallel(parts * panels_ * pieces, double(chunks_ * parts * part_size()) * 0.2, [&](int64_t task) {
+      const int64_t part = task / (panels_ * pieces), panel = task / pieces % panels_, first = task % pieces * kAdded;
+      const int64_t last = std::min(first + kAdded, columns_of(part % blocks_));
+      T* to = sums + part * part_size() + panel * columns_of(part % blocks_) * width_;
+      for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+        const T* from = to + chunk * parts * part_size();
+        for (int64_t i = first * width_; i < last * width_; ++i) to[i] += from[i];
+      }
+      if (first < last) finish(sums + part * part_size(), dw, part, panel, first, last);
+    });
+  }
+  // Turns rows first to last - 1 of a panel of sums into dw.
+  void finish(const T* sums, T* dw, int64_t part, int64_t panel, int64_t first, int64_t last) const {
+    const int64_t patch = g_.patch(), block = part % blocks_, o = panel * width_;
+    micro_of<T>().pack(dw + (part / blocks_ * g_.out_channels + o) * patch + block * channels_ * g_.window() + first,
+                       std::min(width_, g_.out_channels - o), last - first, last - first, patch,
+                       sums + (panel * columns_of(block) + first) * width_, 1, width_);
+  }
+
+  void accumulate(const T* dy, const T* x, T* turned, T* sums, int64_t chunk, int64_t group, int64_t block) const {
     const Micro<T>& micro = micro_of<T>();
-    const int64_t plane = g_.y_plane(), x_plane = g_.x_plane(), o_n = g_.out_channels, patch = g_.patch();
-    const int64_t c0 = block * channels_, c_n = std::min(channels_, g_.in_channels - c0), columns = c_n * g_.window();
+    const int64_t plane = g_.y_plane(), x_plane = g_.x_plane(), o_n = g_.out_channels;
+    const int64_t c0 = block * channels_, columns = columns_of(block), c_n = columns / g_.window();
     const int64_t first = first_unit(chunk), last = first_unit(chunk + 1);
     const int64_t together = std::min(kPositions, joined_ * plane), image_room = channels_ * source_.channel;
     const int64_t room = int64_t(source_.bytes(channels_ * joined_)), own = turned_first() ? 0 : together;
     auto* source =
-        static_cast<T*>(workspace(1, size_t(room) + size_t(panels_ * width_ * (columns + own)) * sizeof(T)));
-    T* sums = source + room / int64_t(sizeof(T));
-    T* area = sums + panels_ * width_ * columns;
+        static_cast<T*>(workspace(1, size_t(room) + size_t(panels_ * width_ * own) * sizeof(T)));
+    T* area = source + room / int64_t(sizeof(T));
     const auto dy_of = [&](int64_t n) { return dy + (n * g_.groups + group) * o_n * plane; };
     const auto x_of = [&](int64_t n) { return x + ((n * g_.groups + group) * g_.in_channels + c0) * x_plane; };
     // `count` positions of what lies at `from`; what is turned and copied next is fetched meanwhile.
@@ -220,9 +250,6 @@ class ConvDwChannels final : public Step {
         }
       }
     }
-    for (int64_t o = 0; o < o_n; o += width_)
-      micro.pack(dw + (group * o_n + o) * patch + c0 * g_.window(), std::min(width_, o_n - o), columns, columns, patch,
-                 sums + o * columns, 1, width_);
   }
   std::pair<int64_t, int64_t> everything() const { return source_.reach(2, 0, g_.y[2], g_.y[2]); }
 
@@ -231,7 +258,7 @@ class ConvDwChannels final : public Step {
   int64_t width_;  // of a panel of output channels: two vectors
   std::vector<int64_t> off_, at_;
   size_t d_;  // strips are so many results along it, `line_` results each
-  int64_t strip_, strips_, line_, panels_, blocks_, channels_, joined_, run_, runs_, chunks_, size_;
+  int64_t strip_, strips_, line_, panels_, blocks_, channels_, joined_, run_, runs_, chunks_;
   int near_;
 };
 
