@@ -31,18 +31,20 @@ constexpr auto kTail = std::chrono::microseconds(200);
 // later, with the data in another core's cache. A spinning one begins at once. So: a helper must find about this much work,
 constexpr double kWorkPerThreadNs = 4e3;
 // less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a
-// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between.
+// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between. Unless jobs of kRepeatedNs have
+// come one after the other kRepeats times, each sooner than a worker that spins falls asleep (what is estimated may take twice
+// as long on a slow core): 784x100 by 100x64, again and again, 95 us became 53.
 constexpr double kColdNs = 150e3;
+constexpr double kRepeatedNs = 40e3;
+constexpr int kRepeats = 4;
 // A program of this much work for several threads wakes a worker when it begins, and that one the next.
 constexpr double kRouseNs = 100e3;
 // A worker that joins a job of this much wakes the next one before it works, else after.
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
-// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other so often, each
-// sooner than a worker that spins falls asleep (what is estimated may take twice as long on a slow core).
+// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other kRepeats times.
 constexpr double kLaunchNs = 60e3;
-constexpr int kLaunches = 4;
 // Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to fetch
 // their data to another core.
 constexpr double kHelpNs = 40e3;
@@ -103,13 +105,33 @@ struct Job {
   }
 };
 
+// Has work come one piece after the other, each before a worker that spins would have fallen asleep?
+class Row {
+ public:
+  bool next(double cost_ns) {
+    const auto now = Clock::now();
+    soon_ = now < due_ ? soon_ + 1 : 0;
+    due_ = now + kSpin + std::chrono::nanoseconds(int64_t(2 * cost_ns));
+    return soon_ >= kRepeats;
+  }
+
+ private:
+  Clock::time_point due_;
+  int soon_ = 0;
+};
+
 thread_local bool inside = false;  // this thread is running tasks: nested calls are inline
 
 class Pool {
  public:
-  // False if another thread is using the pool.
+  // False if another thread is using the pool, or if all workers sleep and waking them would cost more than they save.
   bool run(Job& job, double cost_ns) {
+    if (cost_ns < kRepeatedNs && !awake()) return false;
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
+    if (cost_ns < kColdNs && !helped(cost_ns) && !jobs_.next(cost_ns)) {
+      busy_.store(false, std::memory_order_release);
+      return false;
+    }
     start(job.helpers);
     job.helpers = std::min(job.helpers, started_.load(std::memory_order_relaxed));
     shares_ = std::min(job.helpers + 1, kMaxShares);
@@ -150,10 +172,8 @@ class Pool {
 
   bool launch(AsyncTask& task, double cost_ns) {
     if (started_.load(std::memory_order_acquire) == 0 || worker_[0]->asleep.load(std::memory_order_relaxed)) {
-      const auto now = Clock::now();
-      soon_ = now - launched_ < kSpin + std::chrono::nanoseconds(int64_t(2 * cost_ns)) ? soon_ + 1 : 0;
-      launched_ = now;
-      if ((cost_ns < kLaunchNs && soon_ < kLaunches) || busy_.exchange(true, std::memory_order_acquire)) return false;
+      const bool often = launches_.next(cost_ns);
+      if ((cost_ns < kLaunchNs && !often) || busy_.exchange(true, std::memory_order_acquire)) return false;
       start(1);
       const bool there = started_.load(std::memory_order_relaxed) > 0;
       if (there) wake(*worker_[0]);
@@ -379,8 +399,7 @@ class Pool {
   std::atomic<int32_t> hold_{0}, calling_{0}, waiting_{0};
   alignas(64) std::atomic<AsyncTask*> task_{nullptr};  // launched last
   std::atomic<int> launcher_{-1};                      // the CPU of who launched it
-  Clock::time_point launched_;  // when the first worker was last found asleep, and how often in close succession
-  int soon_ = 0;
+  Row launches_, jobs_;  // that found the first worker, all workers, asleep
   alignas(64) std::atomic<int32_t> asleep_{0};
 };
 
@@ -420,7 +439,7 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
   if (tasks > 1 && cost_ns >= kSerialNs && !inside) {
     const int64_t most = std::min<int64_t>(threads(), tasks);
     const int helpers = int(std::min(double(most), cost_ns / kWorkPerThreadNs)) - 1;
-    if (helpers > 0 && (cost_ns >= kColdNs || pool().helped(cost_ns))) {
+    if (helpers > 0) {
       Job job(body, tasks, helpers);
       inside = true;
       bool ran = pool().run(job, cost_ns);
