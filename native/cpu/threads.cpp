@@ -175,8 +175,7 @@ class Pool {
       const bool often = launches_.next(cost_ns);
       if ((cost_ns < kLaunchNs && !often) || busy_.exchange(true, std::memory_order_acquire)) return false;
       start(1);
-      const bool there = started_.load(std::memory_order_relaxed) > 0;
-      if (there) wake(*worker_[0]);
+      const bool there = started_.load(std::memory_order_relaxed) > 0 && (wake(*worker_[0]) || !worker_[0]->asleep.load());
       busy_.store(false, std::memory_order_release);
       if (!there) return false;
     }
@@ -224,8 +223,9 @@ class Pool {
     Pool* pool;
     int id;  // 1, 2, ...; the caller is 0
     int thread = 0;
-    std::atomic<int32_t> asleep{0};    // 1; 2 while somebody wakes it
-    std::atomic<int> cpu{-1};          // where it was last seen, or is woken
+    std::atomic<int32_t> asleep{0};  // 1; 2 while somebody wakes it
+    std::atomic<bool> waker{false};  // somebody does, and may yet have to give it back the CPUs that it may run on
+    std::atomic<int> cpu{-1};        // where it was last seen, or is woken
   };
 
   // Each thread begins with the same tasks at each run, whose data its caches may still hold, then helps the others:
@@ -279,15 +279,19 @@ class Pool {
   }
 
   bool wake(Worker& w) {
+    if (w.waker.exchange(true, std::memory_order_acquire)) return false;
     int32_t yes = 1;
-    if (!w.asleep.compare_exchange_strong(yes, 2)) return false;
-    asleep_.fetch_sub(1);
-    int taken[kMaxSpread + 2];
-    const Waking waking(w.thread, w.cpu.load(std::memory_order_relaxed), taken_cpus(taken, w));
-    if (waking.cpu() >= 0) w.cpu.store(waking.cpu(), std::memory_order_relaxed);
-    w.asleep.store(0);
-    w.asleep.notify_one();
-    return true;
+    const bool sleeps = w.asleep.compare_exchange_strong(yes, 2);
+    if (sleeps) {
+      asleep_.fetch_sub(1);
+      int taken[kMaxSpread + 2];
+      const Waking waking(w.thread, w.cpu.load(std::memory_order_relaxed), taken_cpus(taken, w));
+      if (waking.cpu() >= 0) w.cpu.store(waking.cpu(), std::memory_order_relaxed);
+      w.asleep.store(0);
+      w.asleep.notify_one();
+    }
+    w.waker.store(false, std::memory_order_release);
+    return sleeps;
   }
 
   // Where our threads are. The system would wake one where it ran last or where its waker runs, even if another of ours is
