@@ -185,6 +185,7 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   // Even shares: 1000 rows are 3 tiles of 336, not 2 and a rest.
   if (m > 1 && n > 1) {
     tile_m_ = (m + rows_ - 1) / rows_;
+    if (a_by_columns && n < micro.lanes) tile_m_ = std::min(m, round_up(tile_m_, width));  // vectors along m
     tile_n_ = std::min(n, round_up((n + cols_ - 1) / cols_, width));
     rows_ = (m + tile_m_ - 1) / tile_m_;
     cols_ = (n + tile_n_ - 1) / tile_n_;
