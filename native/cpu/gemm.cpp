@@ -61,8 +61,8 @@ namespace {
 
 // A panel of b is kBlock x 2 vectors: 32 KiB with 64-byte vectors, of 32 to 48 KiB of L1.
 constexpr int64_t kBlock = 256;
-// Largest tile, in elements of c. 256 x 336 floats of a are 0.34 MiB, for an L2 of 512 KiB or more.
-constexpr int64_t kTileM = 336, kTileN = 1024;
+// Largest tile: elements of a that all its panels of b meet (0.34 MiB of floats, for an L2 of 512 KiB or more), columns.
+constexpr int64_t kTileA = 336 * kBlock, kTileN = 1024;
 constexpr int64_t kTallM = 256;  // most rows where a's columns are packed, in one of several tiles
 
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -157,7 +157,7 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   cost_ns_ = double(m) * double(round_up(n, micro.lanes)) * double(k) / (micro.lanes * 5.0) +
              double(m * k + k * n + m * n) * sizeof(T) / 40 + 50;
   if (m == 0 || n == 0) return;
-  tile_m_ = std::min(m, a_by_columns && pieces > 1 ? kTallM : kTileM);
+  tile_m_ = std::min(m, a_by_columns && pieces > 1 ? kTallM : kTileA / std::clamp<int64_t>(k, 64, kBlock));
   tile_n_ = std::min(n, kTileN);
   if (m == 1 || n == 1) {
     // Vectors: 64 Ki elements of the matrix a task.
