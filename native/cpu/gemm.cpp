@@ -1,16 +1,11 @@
 // Matrix products. The inner loops are in isa/micro.cpp: blocks of up to 14 x 2 vectors in registers. Around them are
 // tiles (tasks), blocks over k that keep a panel of b in L1, and packing where it pays: rows of a are read where they
-// are, rows of b are copied by the block that reads them first. Packing both for all tiles of a step at once gained
-// nothing: one tile that packs everything once ran 1024^3 no faster than 16 that share nothing.
+// are, rows of b are copied by the block that reads them first, columns of a by the panel that does. Packing both for
+// all tiles of a step at once gained nothing: one tile that packs everything once ran 1024^3 no faster than 16 that
+// share nothing.
 //
-// There is no BLAS underneath: it would bring its own threads, fork handlers and environment variables. GFLOP/s of one
-// core of a Sapphire Rapids (peak 179, shared machine, best times), here / OpenBLAS 0.3.34 / PyTorch 2.13's MKL, a and
-// b row-major unless said, m x k x n:
-//   128x512x1024 159 / 135 / 161        128x1024x512 (b^T) 147 / 89 / 107     512x128x1024 (a^T, added) 143 / 153 / 158
-//   512x12800x1024 (a^T) 133 / 142 / 148     100x800x500 141 / 136 / 150      100x500x800 (b^T) 142 / 114 / 142
-//   800x100x500 (a^T) 139 / 145 / 146   100x784x64 166 / 123 / 155            784x100x64 (a^T) 165 / 136 / 161
-//   100x784x10 107 / 61 / 70            784x100x10 (a^T) 117 / 112 / 79       100x64x10 79 / 45 / 44
-//   256^3 169 / 141 / 124               512^3 163 / 154 / 155                 1024^3 146 / 149 / 153
+// There is no BLAS underneath: it would bring its own threads, fork handlers and environment variables. On one core we
+// are at 0.9 to 1.1 of the better of OpenBLAS and MKL, of small products ahead: benchmarks/README.md.
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -61,8 +56,8 @@ namespace {
 
 // A panel of b is kBlock x 2 vectors: 32 KiB with 64-byte vectors, of 32 to 48 KiB of L1.
 constexpr int64_t kBlock = 256;
-// Largest tile, in elements of c. 256 x 336 floats of a are 0.34 MiB, for an L2 of 512 KiB or more.
-constexpr int64_t kTileM = 336, kTileN = 1024;
+// Largest tile: elements of a that stay for all its panels (0.34 MiB of floats, for an L2 of 512 KiB or more), columns.
+constexpr int64_t kTileA = 336 * kBlock, kTileN = 1024;
 constexpr int64_t kTallM = 256;  // most rows where a's columns are packed, in one of several tiles
 
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -157,7 +152,7 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   cost_ns_ = double(m) * double(round_up(n, micro.lanes)) * double(k) / (micro.lanes * 5.0) +
              double(m * k + k * n + m * n) * sizeof(T) / 40 + 50;
   if (m == 0 || n == 0) return;
-  tile_m_ = std::min(m, a_by_columns && pieces > 1 ? kTallM : kTileM);
+  tile_m_ = std::min(m, a_by_columns && pieces > 1 ? kTallM : kTileA / std::clamp<int64_t>(k, 64, kBlock));
   tile_n_ = std::min(n, kTileN);
   if (m == 1 || n == 1) {
     // Vectors: 64 Ki elements of the matrix a task.
@@ -166,8 +161,8 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   } else {
     // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows: with
     // b in no cache 100x800x500 took 11 % less in 16 tiles of 100x32 than of 50x64, which read it twice.
-    // Where a is read by columns, down to 2 panels, for a pass over them serves few rows of low tiles, be it to pack them:
-    // 512^3 on four threads ran at 640 GFLOP/s in tiles of 256x64, at 611 in 128x128, at 594 in 103x128.
+    // Where a is read by columns, down to 2 panels, and tiles stay tall: 512^3 on four threads ran at 640 GFLOP/s in
+    // tiles of 256x64, at 611 in 128x128, at 594 in 103x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
     while ((m + tile_m_ - 1) / tile_m_ * ((n + tile_n_ - 1) / tile_n_) < pieces) {
       if (a_by_columns && tile_n_ > 2 * width) halve(tile_n_, width);
@@ -362,7 +357,8 @@ int64_t parts_of(const Problem& q) {
 template <class T>
 class FloatMatmul final : public Step {
  public:
-  FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of<T>(q)), part_((q.k + parts_ - 1) / parts_) {
+  FloatMatmul(const Problem& q, bool add)
+      : q_(q), add_(add), parts_(parts_of<T>(q)), part_((q.k + parts_ - 1) / parts_) {
     const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
     const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
     gemm_ = Gemm<T>(q.m, q.n, part_, pieces, q.csa != 1);
