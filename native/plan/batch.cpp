@@ -92,7 +92,7 @@ void Batcher::prepare() {
   absorbed_.assign(n_nodes, false);
   summed_in_.assign(n_values, kNone);
   role_.assign(n_nodes, kNone);
-  lifted_at_.assign(n_values, kNone);
+  joined_at_.assign(n_values, kNone);
   find_sums();
   find_scatters();
   find_ways();
@@ -224,7 +224,7 @@ void Batcher::fire(Values nodes) {
 bool Batcher::worthwhile(const Values& nodes) const {
   const auto& n = g_.nodes[nodes[0]];
   if (!is_product(g_, n)) {
-    if (nodes.size() >= kManyProducts) return true;
+    if (nodes.size() >= 2) return true;
     for (size_t j = 0; j < n.n_in; ++j) {  // few: only if nothing must be copied together
       const Values in = operands(nodes, j);
       if (!all_same(in) && !in_order(in)) return false;

@@ -10,6 +10,9 @@
 namespace knet {
 
 inline constexpr uint32_t kNone = ~0u;  // no value, no node
+// Parts of a concatenation are written in place from this many bytes on: below, one kernel that copies them all is as
+// good.
+inline constexpr int64_t kJoinBytes = 8 << 10;
 
 // Values are numbered; each is made by one node (inputs by a leaf or scalar node). Nodes are in an order in which
 // everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data;
