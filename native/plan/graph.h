@@ -83,6 +83,9 @@ class Rebuilder {
 
   // The node as it is, on what has become of its operands.
   void keep(const Graph::Node&);
+  // The nodes first .. end - 1 as they are, at once. Of a graph of which words and values are in the order of the nodes: as
+  // it was recorded or rebuilt, and not changed since.
+  void keep(size_t first, size_t end);
   // out_, with the inputs, scalars and outputs of g_.
   Graph finish();
 };
