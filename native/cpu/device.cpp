@@ -97,7 +97,11 @@ class CpuDevice final : public Device {
     return steps_.get(key, [&, make = make] { return make(op, out, in, attrs); });
   }
   std::shared_ptr<const Step> tile(const TileProgram& program) override {
-    return steps_.get(key_of(program), [&] { return cpu::make_tile(program); });
+    return steps_.get(key_of(program), [&] {
+      auto step = cpu::make_tile(program);
+      step->program = std::make_shared<const TileProgram>(program);
+      return step;
+    });
   }
   int64_t max_row() const override { return cpu::tile_max_row(); }
   void* allocate(size_t bytes) override { return pool_.allocate(bytes); }

@@ -314,7 +314,7 @@ bool Batcher::alike(uint32_t a, uint32_t b) const {
   const auto &n = g_.nodes[a], &m = g_.nodes[b];
   if (m.op != n.op || m.n_in != n.n_in || n.n_out != 1 || m.n_out != 1) return false;
   if (a == b) return true;
-  if (!std::ranges::equal(g_.attr(m), g_.attr(n)) || !same_spec(m.out, n.out)) return false;
+  if (!same_words(g_.attr(m), g_.attr(n)) || !same_spec(m.out, n.out)) return false;
   for (uint32_t j = 0; j < n.n_in; ++j)
     if (!same_spec(g_.in(m)[j], g_.in(n)[j])) return false;
   return true;

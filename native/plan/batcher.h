@@ -82,6 +82,7 @@ class Batcher : Rebuilder {
   Values waiting_;                // buckets that are not empty
   Values arrived_;
   Values on_right_, on_left_;     // value of g_ -> products in which it is the right-hand (left-hand) matrix
+  List<int8_t> side_;             // node: of a product, shared_side(); kNoProduct: it is none
   Values role_;                   // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
   List<Terms> sums_;              // what each adds up
   List<Values> scatters_;         // each chain, first to last
@@ -94,6 +95,7 @@ class Batcher : Rebuilder {
   List<Follower> followers_;      // found first, then thinned out, then run
   List<Claim> claimed_;           // node -> its place in a follower set
   static constexpr uint32_t kScatters = 1u << 31;
+  static constexpr int8_t kNoProduct = -2;
 
   const Spec& spec(uint32_t v) const { return g_.values[v]; }
   std::span<const Use> uses(uint32_t v) const { return {uses_.data() + use_at_[v], use_at_[v + 1] - use_at_[v]}; }

@@ -168,8 +168,10 @@ class Backward {
     } else if (onto_zeros(acc)) {
       grads_[v] = onto(acc, d);
     } else {
-      uint32_t both[] = {acc, d};
-      grads_[v] = g_.add(Op::add, both);
+      const uint32_t both[] = {acc, d};
+      Spec sum = g_.values[acc];
+      sum.weak &= g_.values[d].weak;
+      grads_[v] = g_.add(Op::add, both, {}, {&sum, 1});
     }
   }
 

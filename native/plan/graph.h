@@ -58,6 +58,15 @@ struct Graph {
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
+// Are they the same? For lists of a few words, of which a call of memcmp (std::ranges::equal) takes longer than they do.
+template <class T>
+bool same_words(std::span<const T> a, std::span<const T> b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
 // A shape as attributes: its rank, then its dimensions.
 class ShapeWords {
  public:

@@ -101,8 +101,11 @@ Graph push_slices(Graph g) {
   };
   if (std::ranges::none_of(g.nodes, cuts)) return g;
   List<uint8_t> sliced(g.values.size()), otherwise(g.values.size());
-  for (const auto& n : g.nodes)
-    for (uint32_t j = 0; j < n.n_in; ++j) (n.op == Op::slice && j == 0 ? sliced : otherwise)[g.ins[n.in_at + j]] = true;
+  for (const auto& n : g.nodes) {
+    const bool cut = n.op == Op::slice;
+    if (cut) sliced[g.in(n)[0]] = true;
+    for (uint32_t v : g.in(n).subspan(cut)) otherwise[v] = true;
+  }
   for (uint32_t v : g.outputs) otherwise[v] = true;
   for (const auto& n : g.nodes)
     if (sliced[n.out] && !otherwise[n.out] && info(n.op).kind == Kind::Elementwise) return Pusher(std::move(g)).run();

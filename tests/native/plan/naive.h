@@ -361,6 +361,7 @@ struct NaiveDevice final : Device {
   std::shared_ptr<const Step> tile(const TileProgram& p) override {
     auto s = std::make_shared<NaiveTile>();
     s->p = p;
+    s->program = std::make_shared<const TileProgram>(p);
     return s;
   }
   int64_t max_row() const override { return longest_row; }
