@@ -19,7 +19,7 @@ import time
 CHOOSERS = ("OPENBLAS_CORETYPE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY",
             "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS",
             "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
-BLOCK = 0.004  # seconds of work in a turn
+BLOCK = 0.03  # seconds of calls in a row in a turn: single calls measured how fast threads wake up, and little else
 # Seconds between turns. Threads of OpenBLAS wait for work by counting for up to 25 ms, OpenMP's for some, and whoever comes
 # next takes three times as long.
 PAUSE = 0.05

@@ -156,7 +156,14 @@ def test_workers_may_run_wherever_the_process_may(four_threads):
     x = knet.array(np.ones((700, 700), "float32"))
     for _ in range(30):
         assert (x @ x).sum().item() == 700 ** 3
-        time.sleep(0.005)  # they fall asleep, and are woken elsewhere if they would meet
+        time.sleep(0.005)  # they fall asleep, and are woken on CPUs of their own
+
+    def work(k):  # a worker that sleeps again may be woken by one thread while another has not quite done so
+        pick, end = random.Random(k), time.monotonic() + 1
+        while time.monotonic() < end:
+            (x[:200, :200] @ x[:200, :200]).sum().item()
+            time.sleep(pick.random() * 1e-4)
+    together(work, 3)
     time.sleep(0.1)
     everywhere = os.sched_getaffinity(0)
     assert all(os.sched_getaffinity(int(t)) == everywhere for t in os.listdir("/proc/self/task"))

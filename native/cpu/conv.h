@@ -89,12 +89,15 @@ struct Tasks {
       together = std::clamp<int64_t>(int64_t(30e3 / std::max(1.0, image_ns)), 1, std::max<int64_t>(1, images));
   }
   int64_t count() const { return (images + together - 1) / together * shares; }
+  // body(image, share) for what a task has.
+  template <class F>
+  void each(int64_t task, const F& body) const {
+    const int64_t first = task / shares * together;
+    for (int64_t i = first; i < std::min(images, first + together); ++i) body(i, task % shares);
+  }
   template <class F>
   void run(double cost_ns, const F& body) const {
-    parallel(count(), cost_ns, [&](int64_t task) {
-      const int64_t first = task / shares * together;
-      for (int64_t i = first; i < std::min(images, first + together); ++i) body(i, task % shares);
-    });
+    parallel(count(), cost_ns, [&](int64_t task) { each(task, body); });
   }
 };
 
@@ -109,6 +112,10 @@ std::unique_ptr<Step> make_dw(const Geometry&);
 // Vectors along the output channels (dx: `back`, the input channels), conv_channels.cpp; null where it cannot be.
 template <class T>
 std::unique_ptr<Step> make_channels(const Geometry&, bool back);
+
+// dw in the same way (conv_dw_channels.cpp); null where it cannot be, or is not worth it.
+template <class T>
+std::unique_ptr<Step> make_dw_channels(const Geometry&);
 
 // Windows of 1 (conv_product.cpp); null where they do not fit. Product: Points, or without padding and strides; forward
 // or, if `back`, dx. Thinned: the image copied together first.

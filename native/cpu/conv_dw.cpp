@@ -1,4 +1,5 @@
-// conv_dw: the filters' gradient from dy and x, positions block by block or along the vectors.
+// conv_dw: the filters' gradient from dy and x. Here: patches gathered, positions block by block; windows of 1; few output
+// channels to a group, positions along the vectors. The rest in conv_dw_channels.cpp.
 #include "cpu/conv_planes.h"
 #include "cpu/conv_source.h"
 #include "cpu/gemm.h"
@@ -6,7 +7,7 @@
 namespace knet::cpu::conv {
 namespace {
 
-// dw += the partial sums of the chunks of images after the first, in order.
+// dw += the partial sums of the chunks after the first, in order.
 template <class T>
 void add_chunks(T* dw, const T* partial, int64_t size, int64_t chunks) {
   if (chunks == 1) return;
@@ -270,172 +271,6 @@ class ConvDwPoint final : public Step {
   int64_t narrow_, wide_, pitch_, size_, chunks_, blocks_, joined_;
 };
 
-// dw with vectors along the output channels: dw^T (CK x O) = sum of patches^T (CK x P) dy^T (P x O). dy is turned, a
-// block of positions at a time; a tile of dw^T is kept in registers, some rows of the window at once, and reads the
-// images where they lie, so that no patches are gathered: gathering took 5 to 15 % of the time (64 to 256 channels).
-template <class T>
-class ConvDwChannels final : public Step {
- public:
-  explicit ConvDwChannels(const Geometry& g) : g_(g), source_(axes(g), false, 0) {
-    const Axes a = axes(g);
-    const int64_t lanes = micro_of<T>().lanes, rows = micro_of<T>().rows;
-    const int64_t window = g.window(), plane = g.y_plane(), wide = round_up(g.out_channels, 2 * lanes);
-    d_ = g.y[0] > 1 ? 0 : g.y[1] > 1 ? 1 : 2;
-    line_ = plane / g.y[d_];
-    strip_ = std::max<int64_t>(1, kPositions / line_);
-    joined_ = std::clamp<int64_t>(kPositions / plane, 1, g.images);
-    run_ = g.w[2];
-    runs_ = std::min(int64_t(kRuns), rows / run_);
-    const double cycles =
-        double(round_up(g.patch(), run_) / (run_ * runs_) + 1) * double(std::max<int64_t>(8, runs_ * run_));
-    cost_ns = double(g.images * g.groups) * double(plane) * double(wide / (2 * lanes)) * cycles / 2.5 + 200;
-    size_ = g.groups * g.out_channels * g.patch();
-    // Channels whose sums, with all output channels, are 1 MiB at most, and whose part of a strip half of that; 8 tasks
-    // or more of 100 us or more. Chunks of images, each with a dw of its own, while adding them takes 5 % or less
-    // (1 ns an element).
-    const double part = std::min(1.0, double((strip_ - 1) * g.stride[d_] + g.w[d_]) / double(g.x[d_]));
-    const double sums = double(window * wide) * sizeof(T), strip = part * double(source_.channel * joined_) * sizeof(T);
-    auto most = int64_t(std::min(double(1 << 20) / sums, double(512 << 10) / strip));
-    most = std::clamp<int64_t>(most, std::min<int64_t>(8, g.in_channels), g.in_channels);
-    blocks_ = (g.in_channels + most - 1) / most;
-    const int64_t wanted = std::clamp<int64_t>(int64_t(cost_ns / 100e3), 1, 8);
-    const int64_t tasks = blocks_ * g.groups, affordable = int64_t(0.05 * cost_ns / double(size_));
-    chunks_ = std::clamp<int64_t>(even_tasks(std::min((wanted + tasks - 1) / tasks, affordable)), 1, g.images);
-    blocks_ = std::clamp<int64_t>(wanted / (chunks_ * g.groups), blocks_, g.in_channels);
-    channels_ = (g.in_channels + blocks_ - 1) / blocks_;
-    blocks_ = (g.in_channels + channels_ - 1) / channels_;
-    off_ = source_.offsets(a, channels_);
-    const auto at = source_.positions(a);
-    for (int64_t i = 0; i < joined_; ++i)
-      for (int64_t q : at) at_.push_back(i * channels_ * source_.channel + q);
-    near_ = line_ % 2 == 0 && near(at_, 2) ? 2 : 1;
-    scratch_bytes = size_t(size_ * (chunks_ - 1)) * sizeof(T);
-  }
-  // Runs along the window of two or more; lanes of output channels that are worth it.
-  static bool fits(const Geometry& g) {
-    const int64_t width = 2 * micro_of<T>().lanes;
-    return g.w[2] > 1 && g.w[2] <= micro_of<T>().rows && g.dilation[2] == 1 && !g.flip && g.images > 0 &&
-           g.y_plane() > 0 && g.patch() > 0 && g.groups > 0 &&
-           round_up(g.out_channels, width) * 3 <= g.out_channels * 4;
-  }
-  void run(char* const* out, const char* const* in, char* scratch) const override {
-    auto dy = reinterpret_cast<const T*>(in[0]), x = reinterpret_cast<const T*>(in[1]);
-    auto dw = reinterpret_cast<T*>(out[0]);
-    auto partial = reinterpret_cast<T*>(scratch);
-    parallel(chunks_ * g_.groups * blocks_, cost_ns, [&](int64_t task) {
-      const int64_t chunk = task / (g_.groups * blocks_), group = task / blocks_ % g_.groups, block = task % blocks_;
-      accumulate(dy, x, chunk == 0 ? dw : partial + (chunk - 1) * size_, chunk, group, block);
-    });
-    add_chunks(dw, partial, size_, chunks_);
-  }
-  std::string text() const override {
-    return "channels, " + std::to_string(chunks_) + " chunks of images, " + std::to_string(blocks_) +
-           " blocks of channels";
-  }
-
- private:
-  static constexpr int64_t kPositions = 512;  // the sums are read and written once for each block
-  static constexpr int64_t kTurned = 64;  // at once: they stay in L1 until all channels are there
-  void accumulate(const T* dy, const T* x, T* dw, int64_t chunk, int64_t group, int64_t part) const {
-    const Micro<T>& micro = micro_of<T>();
-    const int64_t plane = g_.y_plane(), o_n = g_.out_channels, patch = g_.patch(), window = g_.window();
-    const int64_t c0 = part * channels_, c_n = std::min(channels_, g_.in_channels - c0), columns = c_n * window;
-    const int64_t first = g_.images * chunk / chunks_, last = g_.images * (chunk + 1) / chunks_;
-    const int64_t width = 2 * micro.lanes, panels = (o_n + width - 1) / width;
-    if (c_n <= 0) return;
-    const int64_t room = int64_t(source_.bytes(channels_ * joined_)), image_room = channels_ * source_.channel;
-    const int64_t block = std::min(kPositions, joined_ * plane);  // most positions
-    auto* source =
-        static_cast<T*>(workspace(1, size_t(room) + size_t(panels * width * (columns + block)) * sizeof(T)));
-    T* sums = source + room / int64_t(sizeof(T));
-    T* turned = sums + panels * width * columns;
-    const auto all = source_.reach(2, 0, g_.y[2], g_.y[2]);
-    bool add = false;
-    // Positions q to q + count of what is joined; what is turned and copied next is fetched meanwhile.
-    const int64_t tiles = panels * ((columns / run_ + runs_ - 1) / runs_);
-    std::vector<const T*> lines;
-    auto multiply = [&](const T* from, int64_t q, int64_t count, Next<T> next_dy, Next<T> next_x) {
-      lines.resize(size_t((next_dy.lines() + next_x.lines()) / tiles + 3));
-      for (int64_t panel = 0; panel < panels; ++panel)
-        for (int64_t row = 0; row < columns;) {
-          const int64_t runs = std::min(runs_, (columns - row) / run_);
-          Tile<T> t{{}, sums + (panel * columns + row) * width, run_ * width, width, int(runs), int(run_),
-                    near_, nullptr, nullptr};
-          for (int64_t r = 0; r < runs; ++r) t.a[r] = from + off_[size_t(row + r * run_)];
-          const T** line = lines.data();
-          next_dy.part_of(tiles, [&](const T* at) { *line++ = at; });
-          next_x.part_of(tiles, [&](const T* at) { *line++ = at; });
-          *line = from;
-          t.next = lines.data();
-          t.next_end = line;
-          micro.tile(t, count, at_.data() + q, turned + panel * width * count, add);
-          row += runs * run_;
-        }
-      add = true;
-    };
-    auto turn = [&](const T* d, int64_t q, int64_t count, int64_t at, int64_t all) {
-      for (int64_t o = 0; o < o_n; o += width)
-        for (int64_t p = 0; p < count; p += kTurned)
-          micro.pack(turned + o * all + (at + p) * width, std::min(kTurned, count - p), std::min(width, o_n - o), width,
-                     width, d + o * plane + q + p, 1, plane);
-    };
-    for (int64_t n = first; n < last; n += joined_) {
-      if (joined_ > 1) {
-        const int64_t together = std::min(joined_, last - n);
-        for (int64_t i = 0; i < together; ++i) {
-          const int64_t image = (n + i) * g_.groups + group;
-          source_.prepare(x + (image * g_.in_channels + c0) * g_.x_plane(), c_n, Source<T>::kCopy,
-                          source + i * image_room, 2, all);
-          turn(dy + image * o_n * plane, 0, plane, i * plane, together * plane);
-        }
-        const int64_t image = (n + together) * g_.groups + group, more = std::min(joined_, last - n - together);
-        Next<T> next_dy, next_x;
-        if (more > 0) {
-          next_dy = {dy + image * o_n * plane, o_n * plane, g_.groups * o_n * plane, more};
-          next_x = {x + (image * g_.in_channels + c0) * g_.x_plane(), c_n * g_.x_plane(),
-                    g_.groups * g_.in_channels * g_.x_plane(), more};
-        }
-        multiply(source, 0, together * plane, next_dy, next_x);
-        continue;
-      }
-      // Strips of an image, each with what the one before it did not copy.
-      const T* image = x + ((n * g_.groups + group) * g_.in_channels + c0) * g_.x_plane();
-      for (int64_t lo = 0, copied = 0; lo < g_.y[d_]; lo += strip_) {
-        const int64_t hi = std::min(g_.y[d_], lo + strip_);
-        auto strip = source_.reach(d_, lo, hi, g_.y[d_]);
-        strip.first = std::max(strip.first, copied);
-        copied = strip.second = std::max(strip.first, strip.second);
-        const T* from = source_.prepare(image, c_n, 0, source, d_, strip);
-        for (int64_t q = lo * line_; q < hi * line_; q += kPositions) {
-          const int64_t count = std::min(kPositions, hi * line_ - q);
-          turn(dy + (n * g_.groups + group) * o_n * plane, q, count, 0, count);
-          // The next positions, of this image or the next, and roughly what of the image these are the first to meet.
-          const int64_t end = q + count, ahead = end < plane ? n : n + 1, at = end % plane;
-          const int64_t most = std::min(block, plane - at), row = g_.x[d_], line = g_.x_plane() / row;
-          Next<T> next_dy, next_x;
-          if (ahead < last) {
-            const int64_t begin = row * at / plane * line, until = row * (at + most) / plane * line;
-            next_dy = {dy + (ahead * g_.groups + group) * o_n * plane + at, most, plane, o_n};
-            next_x = {x + ((ahead * g_.groups + group) * g_.in_channels + c0) * g_.x_plane() + begin, until - begin,
-                      g_.x_plane(), c_n};
-          }
-          multiply(from, q, count, next_dy, next_x);
-        }
-      }
-    }
-    for (int64_t o = 0; o < o_n; o += width)
-      micro.pack(dw + (group * o_n + o) * patch + c0 * window, std::min(width, o_n - o), columns, columns, patch,
-                 sums + o * columns, 1, width);
-  }
-
-  Geometry g_;
-  Source<T> source_;
-  std::vector<int64_t> off_, at_;
-  size_t d_;  // strips are so many results along it, `line_` results each
-  int64_t strip_, line_, blocks_, channels_, joined_, run_, runs_, chunks_, size_;
-  int near_;
-};
-
 // dw where there are few output channels to a group (depthwise above all): positions along the vectors, so that neither
 // dy nor x is rearranged; the lanes are added at the end.
 template <class T>
@@ -528,7 +363,7 @@ template <class T>
 std::unique_ptr<Step> make_dw(const Geometry& g) {
   if (ConvDwLines<T>::fits(g)) return std::make_unique<ConvDwLines<T>>(g);
   if (ConvDwPoint<T>::fits(g)) return std::make_unique<ConvDwPoint<T>>(g);
-  if (ConvDwChannels<T>::fits(g)) return std::make_unique<ConvDwChannels<T>>(g);
+  if (auto channels = make_dw_channels<T>(g)) return channels;
   return std::make_unique<ConvDw<T>>(g);
 }
 template std::unique_ptr<Step> make_dw<float>(const Geometry&);

@@ -94,10 +94,8 @@ class Sweep {
           const int64_t panels = (std::min(last, begin + group) - begin + 1) / 2, panel = (i - begin) / 2;
           if (group > 2 && p0 + block_ < patch_) {
             const int64_t o = out_channels_ * panel / panels;
-            p.next = w + o * patch_ + p0 + block_;
-            p.next_runs = out_channels_ * (panel + 1) / panels - o;
-            p.next_stride = patch_;
-            p.next_n = std::min(block_, patch_ - p0 - block_);
+            p.next[0] = {w + o * patch_ + p0 + block_, out_channels_ * (panel + 1) / panels - o, patch_,
+                         std::min(block_, patch_ - p0 - block_)};
           }
           if (!direct_) gather(packed, x, pieces_[size_t(i)].to, p.n[0] + p.n[1], p0, kk, width);
           micro.panel(out_channels_, kk, w + p0, patch_, 1, direct_ ? off_.data() + p0 : rows, p, ldc, p0 > 0);

@@ -111,25 +111,34 @@ void take_short_slices() {
 int this_thread() { return int(syscall(SYS_gettid)); }
 int this_cpu() { return sched_getcpu(); }
 
-bool Detour::begin(int thread, std::span<const int> taken) {
+Waking::Waking(int thread, int last, std::span<const int> taken) : thread_(thread) {
   static_assert(sizeof(cpu_set_t) == sizeof usual_);
   auto* usual = reinterpret_cast<cpu_set_t*>(usual_);
-  if (sched_getaffinity(thread, sizeof(cpu_set_t), usual)) return false;
-  cpu_set_t rest = *usual;
-  for (int cpu : taken)
-    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(size_t(cpu), &rest);
-  return CPU_COUNT(&rest) > 0 && !sched_setaffinity(thread, sizeof rest, &rest);
+  if (sched_getaffinity(thread, sizeof(cpu_set_t), usual)) return;
+  auto free = [&](int cpu) {
+    return cpu >= 0 && cpu < kMaxCpus && CPU_ISSET(size_t(cpu), usual) && std::ranges::find(taken, cpu) == taken.end();
+  };
+  int cpu = last;
+  if (!free(cpu))
+    for (cpu = 0; cpu < kMaxCpus && !free(cpu); ++cpu) {}
+  if (cpu == kMaxCpus) return;
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(size_t(cpu), &one);
+  if (!sched_setaffinity(thread, sizeof one, &one)) cpu_ = cpu;
 }
 
-void Detour::end() { sched_setaffinity(0, sizeof usual_, reinterpret_cast<const cpu_set_t*>(usual_)); }
+Waking::~Waking() {
+  if (cpu_ >= 0) sched_setaffinity(thread_, sizeof usual_, reinterpret_cast<const cpu_set_t*>(usual_));
+}
 
 #else
 int granted_cpus() { return int(std::max(1u, std::thread::hardware_concurrency())); }
 void take_short_slices() {}
 int this_thread() { return 0; }
 int this_cpu() { return -1; }
-bool Detour::begin(int, std::span<const int>) { return false; }
-void Detour::end() {}
+Waking::Waking(int, int, std::span<const int>) {}
+Waking::~Waking() {}
 #endif
 
 }  // namespace knet::cpu

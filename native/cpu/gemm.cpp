@@ -63,6 +63,7 @@ namespace {
 constexpr int64_t kBlock = 256;
 // Largest tile, in elements of c. 256 x 336 floats of a are 0.34 MiB, for an L2 of 512 KiB or more.
 constexpr int64_t kTileM = 336, kTileN = 1024;
+constexpr int64_t kTallM = 256;  // most rows where a's columns are packed, in one of several tiles
 
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -156,7 +157,7 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   cost_ns_ = double(m) * double(round_up(n, micro.lanes)) * double(k) / (micro.lanes * 5.0) +
              double(m * k + k * n + m * n) * sizeof(T) / 40 + 50;
   if (m == 0 || n == 0) return;
-  tile_m_ = std::min(m, kTileM);
+  tile_m_ = std::min(m, a_by_columns && pieces > 1 ? kTallM : kTileM);
   tile_n_ = std::min(n, kTileN);
   if (m == 1 || n == 1) {
     // Vectors: 64 Ki elements of the matrix a task.
@@ -165,11 +166,11 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   } else {
     // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows: with
     // b in no cache 100x800x500 took 11 % less in 16 tiles of 100x32 than of 50x64, which read it twice.
-    // Where a is packed, rows are: 800x100x500 took 575 us in tiles of 112x500, 620 in tiles of 280x128.
+    // Where a is read by columns, down to 2 panels, for a pass over them serves few rows of low tiles, be it to pack them:
+    // 512^3 on four threads ran at 640 GFLOP/s in tiles of 256x64, at 611 in 128x128, at 594 in 103x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
-    for (int64_t rows; (rows = (m + tile_m_ - 1) / tile_m_) * ((n + tile_n_ - 1) / tile_n_) < pieces;) {
-      if (a_by_columns && tile_m_ > 8 * micro.rows)
-        tile_m_ = std::min(round_up((m + rows) / (rows + 1), micro.rows), tile_m_ - 1);
+    while ((m + tile_m_ - 1) / tile_m_ * ((n + tile_n_ - 1) / tile_n_) < pieces) {
+      if (a_by_columns && tile_n_ > 2 * width) halve(tile_n_, width);
       else if (tile_n_ > std::max(tile_m_, 2 * width)) halve(tile_n_, width);
       else if (tile_m_ > 16 * micro.rows) halve(tile_m_, micro.rows);
       else if (tile_n_ > 2 * width) halve(tile_n_, width);
@@ -184,6 +185,7 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
   // Even shares: 1000 rows are 3 tiles of 336, not 2 and a rest.
   if (m > 1 && n > 1) {
     tile_m_ = (m + rows_ - 1) / rows_;
+    if (a_by_columns && n < micro.lanes) tile_m_ = std::min(m, round_up(tile_m_, width));  // vectors along m
     tile_n_ = std::min(n, round_up((n + cols_ - 1) / cols_, width));
     rows_ = (m + tile_m_ - 1) / tile_m_;
     cols_ = (n + tile_n_ - 1) / tile_n_;
@@ -220,30 +222,24 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
     return narrow_by_columns<T>(tm, n, k, a, b, c, ldc, add);
   const int64_t blocks = (tm + micro.rows - 1) / micro.rows;
   // Rows of a are read where they are, at any stride: 170 of 179 GFLOP/s. Its columns at 146 to 162, worth a copy when
-  // enough panels use it.
-  const bool pack_a = a.cs != 1 && tn > 3 * width;
-  const int64_t kb = std::min(k, kBlock), high = round_up(micro.rows, 8);
+  // enough panels use it, which the first panel makes by the way: 20 to 70 us of 1.7 ms less (512^3) than before it.
+  const bool by_columns = a.cs != 1, pack_a = by_columns && tn > 3 * width;
+  // Blocks of about the same depth: 800 are 4 of 208, not 3 of 256 and one of 32.
+  const int64_t count = (k + kBlock - 1) / kBlock, kb = std::min(k, round_up((k + count - 1) / count, 16));
+  const int64_t high = round_up(micro.rows, 8), panels = (tn + width - 1) / width;
   T* panel_b = static_cast<T*>(workspace(0, size_t(kb * (width + (pack_a ? blocks * high : 0))) * sizeof(T)));
   T* packed_a = panel_b + kb * width;
   int64_t direct[kBlock];
   for (int64_t p = 0; p < kb; ++p) direct[p] = p * b.rs;
   const int64_t* packed = packed_rows<T>(width);
 
-  for (int64_t p0 = 0; p0 < k; p0 += kBlock) {
-    const int64_t kk = std::min(kBlock, k - p0);
+  for (int64_t p0 = 0; p0 < k; p0 += kb) {
+    const int64_t kk = std::min(kb, k - p0), then = std::min(kb, k - p0 - kk);  // `then`: the depth of the next block
     const T* a_block = a.data + p0 * a.cs;
     const T* b_block = b.data + p0 * b.rs;
-    constexpr int64_t kChunk = 16;  // read along the rows, whatever the order of what is written
-    if (pack_a)
-      for (int64_t q = 0; q < kk; q += kChunk)
-        for (int64_t block = 0, i = 0; block < blocks; ++block) {  // blocks as in Micro::panel
-          const int64_t r = (tm - i + blocks - block - 1) / (blocks - block);
-          micro.pack(packed_a + (block * kk + q) * high, std::min(kChunk, kk - q), r, r, high,
-                     a_block + i * a.rs + q * a.cs, a.cs, a.rs);
-          i += r;
-        }
-    for (int64_t j = 0; j < tn; j += width) {
-      const int64_t cols = std::min(width, tn - j);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t j = panel * width, cols = std::min(width, tn - j);
+      const bool first = panel == 0, last = panel + 1 == panels;
       Panel<T> p;
       p.n[0] = int(std::min(cols, lanes));
       p.n[1] = int(std::max<int64_t>(0, cols - lanes));
@@ -251,7 +247,7 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
       p.c[1] = p.c[0] + lanes;
       p.b[0] = b_block + j * b.cs;
       const int64_t* off = direct;
-      if (b.cs != 1 || cols % lanes) {  // whole vectors would read beyond the rows of b
+      if (b.cs != 1 || cols % lanes || (pack_a && first)) {  // whole vectors would read beyond the rows of b
         micro.pack(panel_b, kk, cols, round_up(cols, lanes), width, p.b[0], b.rs, b.cs);
         p.b[0] = panel_b;
         off = packed;
@@ -260,21 +256,20 @@ void Gemm<T>::tile(int64_t t, Mat<T> a, Mat<T> b, T* c, int64_t ldc, bool add) c
       }
       p.b[1] = p.b[0] + lanes;
       // The panel after this one, or the first of the next rows of b.
-      const bool last = j + width >= tn;
-      if ((blocks >= 16 || pack_a) && (!last || p0 + kBlock < k)) {
-        const int64_t runs = last ? std::min(kBlock, k - p0 - kBlock) : kk;
-        const int64_t next = last ? std::min(width, tn) : std::min(width, tn - j - width);
-        p.next = last ? b_block + kBlock * b.rs : b_block + (j + width) * b.cs;
-        p.next_runs = b.cs == 1 ? runs : next;
-        p.next_stride = b.cs == 1 ? b.rs : b.cs;
-        p.next_n = b.cs == 1 ? next : runs;
+      if ((blocks >= 16 || pack_a) && (!last || then)) {
+        const int64_t deep = last ? then : kk, wide = std::min(width, last ? tn : tn - j - width);
+        const T* next = last ? b_block + kb * b.rs : b_block + (j + width) * b.cs;
+        p.next[0] = b.cs == 1 ? Soon<T>{next, deep, b.rs, wide} : Soon<T>{next, wide, b.cs, deep};
       }
-      if (pack_a) {
-        p.a_block = kk * high;
-        micro.panel(tm, kk, packed_a, 1, high, off, p, ldc, add || p0);
-      } else {
-        micro.panel(tm, kk, a_block, a.rs, a.cs, off, p, ldc, add || p0);
+      // Each panel its share of the next columns of a: 512x1600x1024 (a^T) ran at 152 GFLOP/s, at 146 without.
+      if (by_columns) {
+        const int64_t from = then * panel / panels;
+        p.next[1] = {a_block + (kk + from) * a.cs, then * (panel + 1) / panels - from, a.cs, tm};
       }
+      if (pack_a) p.a_block = kk * high;
+      if (pack_a && first) p.keep_a = packed_a, p.kept_column = high;
+      if (pack_a && !first) micro.panel(tm, kk, packed_a, 1, high, off, p, ldc, add || p0);
+      else micro.panel(tm, kk, a_block, a.rs, a.cs, off, p, ldc, add || p0);
     }
   }
 }
@@ -354,9 +349,11 @@ Problem problem(const Layout& out, const Layout& left, const Layout& right) {
 
 // How many parts a long sum is cut into, each with a c of its own, added up in order: they read each row of a and b
 // once, where tiles would read them several times: 512x12800x1024 (a^T) took 101 ms on one core instead of 130, and
-// 256x12800x84 6.7 instead of 9.6.
+// 256x12800x84 6.7 instead of 9.6. No more than make eight tasks, for each c is written and read once more.
+template <class T>
 int64_t parts_of(const Problem& q) {
-  const int64_t most = std::min<int64_t>(8, q.k / 1024);
+  const int64_t tiles = std::max<int64_t>(1, Gemm<T>(q.m, q.n, q.k, 1, q.csa != 1).tiles());
+  const int64_t most = std::min((8 + tiles - 1) / tiles, q.k / 1024);
   if (q.batch.count != 1 || q.m == 1 || q.n == 1 || most < 2) return 1;
   // Their memory: at most a quarter of a and b.
   return std::clamp<int64_t>((q.m + q.n) * q.k / 4 / std::max<int64_t>(1, q.m * q.n), 1, most);
@@ -365,11 +362,12 @@ int64_t parts_of(const Problem& q) {
 template <class T>
 class FloatMatmul final : public Step {
  public:
-  FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of(q)), part_((q.k + parts_ - 1) / parts_) {
+  FloatMatmul(const Problem& q, bool add) : q_(q), add_(add), parts_(parts_of<T>(q)), part_((q.k + parts_ - 1) / parts_) {
     const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
     const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
     gemm_ = Gemm<T>(q.m, q.n, part_, pieces, q.csa != 1);
     last_ = Gemm<T>(q.m, q.n, q.k - (parts_ - 1) * part_, pieces, q.csa != 1);
+    alone_ = Gemm<T>(q.m, q.n, q.k, 1, q.csa != 1);
     cost_ns = gemm_.cost_ns() * double(products);
     scratch_bytes = size_t((parts_ - 1) * q.m * q.n) * sizeof(T);
     // Small products of a batch share a task: 20 us each.
@@ -380,13 +378,14 @@ class FloatMatmul final : public Step {
     auto a = reinterpret_cast<const T*>(in[0]), b = reinterpret_cast<const T*>(in[1]);
     auto c = reinterpret_cast<T*>(out[0]);
     if (add_ && in[2] != out[0]) std::memcpy(c, in[2], size_t(q_.batch.count * q_.m * q_.n) * sizeof(T));
-    const int64_t tiles = gemm_.tiles(), count = q_.batch.count;
+    const Gemm<T>& gemm = threads() == 1 ? alone_ : gemm_;
+    const int64_t tiles = gemm.tiles(), count = q_.batch.count;
     if (tiles == 0 || count == 0) return;
     if (parts_ > 1) return sum_parts(a, b, c, reinterpret_cast<T*>(scratch));
     parallel((count + group_ - 1) / group_ * tiles, cost_ns, [&](int64_t task) {
       int64_t first = task / tiles * group_, last = std::min(count, first + group_);
       for (int64_t i = first; i < last; ++i)
-        gemm_.tile(task % tiles, {a + q_.batch.at(0, i), q_.rsa, q_.csa}, {b + q_.batch.at(1, i), q_.rsb, q_.csb},
+        gemm.tile(task % tiles, {a + q_.batch.at(0, i), q_.rsa, q_.csa}, {b + q_.batch.at(1, i), q_.rsb, q_.csb},
                    c + q_.batch.at(2, i), q_.n, add_);
     });
   }
@@ -417,7 +416,9 @@ class FloatMatmul final : public Step {
   Problem q_;
   bool add_;
   int64_t parts_, part_;  // part_: elements of the sum in each part but the last
-  Gemm<T> gemm_, last_;
+  // The last part's, and what one thread alone runs: the same sums in larger tiles, 512x512x512 (a^T) in 1.63 ms
+  // instead of 1.94.
+  Gemm<T> gemm_, last_, alone_;
   int64_t group_ = 1;
 };
 

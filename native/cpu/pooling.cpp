@@ -83,9 +83,8 @@ struct Window {
 // Planes are shared out in groups of about 20 us: body(first, last).
 template <class F>
 void over_groups(int64_t planes, double cost_ns, const F& body) {
-  const int64_t group = std::max<int64_t>(1, int64_t(20e3 * double(planes) / std::max(1.0, cost_ns)));
-  parallel((planes + group - 1) / group, cost_ns,
-           [&](int64_t task) { body(task * group, std::min(planes, (task + 1) * group)); });
+  const int64_t tasks = std::clamp<int64_t>(even_tasks(int64_t(cost_ns / 20e3)), 1, std::max<int64_t>(1, planes));
+  parallel(tasks, cost_ns, [&](int64_t task) { body(planes * task / tasks, planes * (task + 1) / tasks); });
 }
 template <class F>
 void over_planes(int64_t planes, double cost_ns, const F& body) {

@@ -31,18 +31,20 @@ constexpr auto kTail = std::chrono::microseconds(200);
 // later, with the data in another core's cache. A spinning one begins at once. So: a helper must find about this much work,
 constexpr double kWorkPerThreadNs = 4e3;
 // less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a
-// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between.
+// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between. Unless jobs of kRepeatedNs have
+// come one after the other kRepeats times, each sooner than a worker that spins falls asleep (what is estimated may take twice
+// as long on a slow core): 784x100 by 100x64, again and again, 95 us became 53.
 constexpr double kColdNs = 150e3;
+constexpr double kRepeatedNs = 40e3;
+constexpr int kRepeats = 4;
 // A program of this much work for several threads wakes a worker when it begins, and that one the next.
 constexpr double kRouseNs = 100e3;
 // A worker that joins a job of this much wakes the next one before it works, else after.
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
-// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other so often, each
-// sooner than a worker that spins falls asleep (what is estimated may take twice as long on a slow core).
+// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other kRepeats times.
 constexpr double kLaunchNs = 60e3;
-constexpr int kLaunches = 4;
 // Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to fetch
 // their data to another core.
 constexpr double kHelpNs = 40e3;
@@ -103,13 +105,33 @@ struct Job {
   }
 };
 
+// Has work come one piece after the other, each before a worker that spins would have fallen asleep?
+class Row {
+ public:
+  bool next(double cost_ns) {
+    const auto now = Clock::now();
+    soon_ = now < due_ ? soon_ + 1 : 0;
+    due_ = now + kSpin + std::chrono::nanoseconds(int64_t(2 * cost_ns));
+    return soon_ >= kRepeats;
+  }
+
+ private:
+  Clock::time_point due_;
+  int soon_ = 0;
+};
+
 thread_local bool inside = false;  // this thread is running tasks: nested calls are inline
 
 class Pool {
  public:
-  // False if another thread is using the pool.
+  // False if another thread is using the pool, or if all workers sleep and waking them would cost more than they save.
   bool run(Job& job, double cost_ns) {
+    if (cost_ns < kRepeatedNs && !awake()) return false;
     if (busy_.exchange(true, std::memory_order_acquire)) return false;
+    if (cost_ns < kColdNs && !helped(cost_ns) && !jobs_.next(cost_ns)) {
+      busy_.store(false, std::memory_order_release);
+      return false;
+    }
     start(job.helpers);
     job.helpers = std::min(job.helpers, started_.load(std::memory_order_relaxed));
     shares_ = std::min(job.helpers + 1, kMaxShares);
@@ -150,17 +172,15 @@ class Pool {
 
   bool launch(AsyncTask& task, double cost_ns) {
     if (started_.load(std::memory_order_acquire) == 0 || worker_[0]->asleep.load(std::memory_order_relaxed)) {
-      const auto now = Clock::now();
-      soon_ = now - launched_ < kSpin + std::chrono::nanoseconds(int64_t(2 * cost_ns)) ? soon_ + 1 : 0;
-      launched_ = now;
-      if ((cost_ns < kLaunchNs && soon_ < kLaunches) || busy_.exchange(true, std::memory_order_acquire)) return false;
+      const bool often = launches_.next(cost_ns);
+      if ((cost_ns < kLaunchNs && !often) || busy_.exchange(true, std::memory_order_acquire)) return false;
       start(1);
-      const bool there = started_.load(std::memory_order_relaxed) > 0;
-      if (there) wake(*worker_[0]);
+      const bool there = started_.load(std::memory_order_relaxed) > 0 && (wake(*worker_[0]) || !worker_[0]->asleep.load());
       busy_.store(false, std::memory_order_release);
       if (!there) return false;
     }
     if (task_.load(std::memory_order_relaxed) != &task) task_.store(&task);
+    if (const int here = this_cpu(); launcher_.load(std::memory_order_relaxed) != here) launcher_.store(here);
     task.state.store(AsyncTask::Launched, std::memory_order_release);
     return true;
   }
@@ -203,10 +223,9 @@ class Pool {
     Pool* pool;
     int id;  // 1, 2, ...; the caller is 0
     int thread = 0;
-    std::atomic<int32_t> asleep{0};    // 1; 2 while somebody wakes it
-    std::atomic<int> cpu{-1};          // where it was last seen
-    Detour detour;
-    bool detours = false;              // it has yet to end; read and written by who wakes and who was woken
+    std::atomic<int32_t> asleep{0};  // 1; 2 while somebody wakes it
+    std::atomic<bool> waker{false};  // somebody does, and may yet have to give it back the CPUs that it may run on
+    std::atomic<int> cpu{-1};        // where it was last seen, or is woken
   };
 
   // Each thread begins with the same tasks at each run, whose data its caches may still hold, then helps the others:
@@ -260,30 +279,35 @@ class Pool {
   }
 
   bool wake(Worker& w) {
+    if (w.waker.exchange(true, std::memory_order_acquire)) return false;
     int32_t yes = 1;
-    if (!w.asleep.compare_exchange_strong(yes, 2)) return false;
-    asleep_.fetch_sub(1);
-    spread(w);
-    w.asleep.store(0);
-    w.asleep.notify_one();
-    return true;
+    const bool sleeps = w.asleep.compare_exchange_strong(yes, 2);
+    if (sleeps) {
+      asleep_.fetch_sub(1);
+      int taken[kMaxSpread + 2];
+      const Waking waking(w.thread, w.cpu.load(std::memory_order_relaxed), taken_cpus(taken, w));
+      if (waking.cpu() >= 0) w.cpu.store(waking.cpu(), std::memory_order_relaxed);
+      w.asleep.store(0);
+      w.asleep.notify_one();
+    }
+    w.waker.store(false, std::memory_order_release);
+    return sleeps;
   }
 
-  // The system wakes a thread where it ran last, which may be where its waker runs now, or another worker. (It looks for a
-  // CPU that idles; but in a virtual machine those that have been idle for long look as if they were not to be had.) So a
-  // worker that would meet another thread of ours is sent elsewhere. A 3x3 layer of 3.2 ms on four threads, each time after a
-  // pause of 50 ms: the median 6.6 ms became 4.7.
-  void spread(Worker& w) {
-    const int here = this_cpu(), there = w.cpu.load(std::memory_order_relaxed), started = started_.load();
-    if (there < 0 || started > kMaxSpread) return;
-    int taken[kMaxSpread + 1] = {here}, n = 1;
-    bool meets = there == here;
+  // Where our threads are. The system would wake one where it ran last or where its waker runs, even if another of ours is
+  // there (it looks for a CPU that idles; but in a virtual machine those that have been idle for long look as if they were
+  // not to be had), and leave it there for milliseconds. So each is woken on a CPU of its own, which costs 6 us of a wake's
+  // 21. A 3x3 layer of 64x56x56 on four threads, 30 ms of calls after a pause: 5.3 ms a call became 4.2 (PyTorch 4.4); of
+  // 256x14x14 5.4 became 4.1 (3.9), where only those were led elsewhere that would have met where they ran last.
+  std::span<const int> taken_cpus(std::span<int> all, const Worker& woken) const {
+    all[0] = this_cpu();
+    all[1] = launcher_.load(std::memory_order_relaxed);
+    size_t n = calling_.load(std::memory_order_relaxed) ? 2 : 1;
+    const int started = std::min(started_.load(), kMaxSpread);
     for (int i = 0; i < started; ++i)
-      if (worker_[i].get() != &w) {
-        taken[n] = worker_[i]->cpu.load(std::memory_order_relaxed);
-        meets |= taken[n++] == there;
-      }
-    if (meets && w.detour.begin(w.thread, {taken, size_t(n)})) w.detours = true;
+      if (worker_[i].get() != &woken && worker_[i]->asleep.load(std::memory_order_relaxed) != 1)
+        all[n++] = worker_[i]->cpu.load(std::memory_order_relaxed);
+    return all.first(n);
   }
 
   void loop(Worker& me) {
@@ -294,6 +318,7 @@ class Pool {
     for (;;) {
       const int32_t seen = call_.load();
       while (join()) {
+        me.cpu.store(this_cpu(), std::memory_order_relaxed);
         wakes = true;
         if (chain_) wake_next();
         serve(me.id);
@@ -317,8 +342,6 @@ class Pool {
       // A call after `seen`, or a launch, may have missed that this worker sleeps.
       if ((call_.load() != seen || launched(me)) && me.asleep.compare_exchange_strong(state, 0)) asleep_.fetch_sub(1);
       while ((state = me.asleep.load())) me.asleep.wait(state);
-      if (std::exchange(me.detours, false)) me.detour.end();
-      me.cpu.store(this_cpu(), std::memory_order_relaxed);
     }
   }
 
@@ -379,8 +402,8 @@ class Pool {
   alignas(64) std::atomic<int32_t> call_{0};  // jobs so far
   std::atomic<int32_t> hold_{0}, calling_{0}, waiting_{0};
   alignas(64) std::atomic<AsyncTask*> task_{nullptr};  // launched last
-  Clock::time_point launched_;  // when the first worker was last found asleep, and how often in close succession
-  int soon_ = 0;
+  std::atomic<int> launcher_{-1};                      // the CPU of who launched it
+  Row launches_, jobs_;  // that found the first worker, all workers, asleep
   alignas(64) std::atomic<int32_t> asleep_{0};
 };
 
@@ -420,7 +443,7 @@ void parallel(int64_t tasks, double cost_ns, TaskRef body) {
   if (tasks > 1 && cost_ns >= kSerialNs && !inside) {
     const int64_t most = std::min<int64_t>(threads(), tasks);
     const int helpers = int(std::min(double(most), cost_ns / kWorkPerThreadNs)) - 1;
-    if (helpers > 0 && (cost_ns >= kColdNs || pool().helped(cost_ns))) {
+    if (helpers > 0) {
       Job job(body, tasks, helpers);
       inside = true;
       bool ran = pool().run(job, cost_ns);

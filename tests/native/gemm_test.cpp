@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "cpu/gemm.h"
 #include "cpu/registry.h"
 #include "cpu/threads.h"
@@ -24,10 +25,6 @@ using namespace knet;
 
 static std::mt19937_64 rng(1);
 static int64_t pick(int64_t lo, int64_t hi) { return lo + int64_t(rng() % uint64_t(hi - lo + 1)); }
-static int failures = 0;
-static void check(bool ok, const std::string& what) {
-  if (!ok && ++failures <= 20) std::printf("FAILED %s\n", what.c_str());
-}
 
 using Words = std::vector<int64_t>;
 static Shape shape(const Words& d) { return Shape(std::span<const int64_t>(d)); }
@@ -484,6 +481,5 @@ int main(int argc, char** argv) {
     test_pool<int32_t>();
     test_pool<uint8_t>();
   }
-  std::printf(failures ? "%d checks failed\n" : "all well\n", failures);
-  return failures != 0;
+  return report();
 }

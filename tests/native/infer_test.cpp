@@ -6,16 +6,10 @@
 #include <limits>
 #include <vector>
 
+#include "check.h"
 #include "trace/op.h"
 
 using namespace knet;
-
-static int failures = 0, checks = 0;
-#define CHECK(c) \
-  do { \
-    ++checks; \
-    if (!(c)) { ++failures; std::printf("%d: %s\n", __LINE__, #c); } \
-  } while (0)
 
 static Spec spec(Shape s, DType t = DType::F32, bool weak = false) { return {t, weak, {}, s}; }
 
@@ -270,6 +264,5 @@ int main() {
   pools();
   numbers();
   speed();
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures != 0;
+  return report();
 }

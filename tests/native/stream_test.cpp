@@ -1,16 +1,9 @@
 // The stream: when a program is handed over, what waits for it, and what becomes of one that fails.
 #include "plan/stream.h"
 
-#include <cstdio>
+#include "check.h"
 
 using namespace knet;
-
-static int failures = 0, checks = 0;
-#define CHECK(c) \
-  do { \
-    ++checks; \
-    if (!(c)) { ++failures; std::printf("%s:%d: %s\n", __FILE__, __LINE__, #c); } \
-  } while (0)
 
 namespace {
 
@@ -145,6 +138,5 @@ int main() {
     stream.wait();
     CHECK(input.donatable());
   }
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures != 0;
+  return report();
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <random>
 
+#include "check.h"
 #include "cpu/threads.h"
 #include "cpu/tile.h"
 
@@ -16,12 +17,6 @@ namespace {
 
 std::mt19937_64 rng(1);
 int64_t upto(int64_t n) { return int64_t(rng() % uint64_t(n)); }
-int failures = 0;
-
-void check(bool ok, const char* what, const std::string& which) {
-  if (ok) return;
-  if (++failures < 20) std::printf("FAILED %s: %s\n", what, which.c_str());
-}
 
 // Memory with room on both sides for negative strides.
 struct Data {
@@ -209,7 +204,7 @@ void compare(const Program& p, const Slow& slow, const Ran& ran, const std::stri
         ok = near(get(ran.out[k].base, o.dtype, e), a, tol);
       }
     }
-    check(ok, "value", which);
+    check(ok, "value: " + which);
   }
 }
 
@@ -370,12 +365,12 @@ void random_program() {
   compare(p, slow, one, which);
   cpu::set_threads(4);
   Ran four = execute(p, *step, in);
-  for (size_t k = 0; k < one.out.size(); ++k) check(one.out[k].bytes == four.out[k].bytes, "thread count", which);
+  for (size_t k = 0; k < one.out.size(); ++k) check(one.out[k].bytes == four.out[k].bytes, "thread count: " + which);
   for (int o = 0; o < n_out; ++o)
     for (int i = 0; i < n_in; ++i)
       if (n > 0 && step->may_alias(o, i)) {
         Ran same = execute(p, *step, in, o, i);
-        for (size_t k = 0; k < one.out.size(); ++k) check(one.out[k].bytes == same.out[k].bytes, "in place", which);
+        for (size_t k = 0; k < one.out.size(); ++k) check(one.out[k].bytes == same.out[k].bytes, "in place: " + which);
       }
 }
 
@@ -387,6 +382,6 @@ int main(int argc, char** argv) {
     rng.seed(uint64_t(i) + 1);
     random_program();
   }
-  std::printf("%d programs, %d failures\n", n, failures);
-  return failures != 0;
+  std::printf("%d programs, ", n);
+  return report();
 }

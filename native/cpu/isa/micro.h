@@ -25,6 +25,13 @@ struct Filter {
   const int64_t* tap[2];
 };
 
+// What will be read soon: `runs` runs of n elements, `stride` from one to the next.
+template <class T>
+struct Soon {
+  const T* at = nullptr;
+  int64_t runs = 0, stride = 0, n = 0;
+};
+
 // A panel is up to two vectors of columns wide; each vector has its own place in B and in C, so that the two may come
 // from different rows of an image. Row p of B is at b[v] + off[p]: packed, strided or gathered from an image, all the
 // same.
@@ -39,11 +46,14 @@ struct Panel {
   // Rows of B far apart and evenly spaced (off[1] - off[0]), read by several blocks of rows: room for k x 2 vectors,
   // k <= 256. The first block leaves B here for the others, which spares a pass over B. Null: B is read where it is.
   T* keep = nullptr;
-  // What will be read next, `runs` runs of n elements: it is fetched into L2 between the blocks of rows.
-  const T* next = nullptr;
-  int64_t next_runs = 0, next_stride = 0, next_n = 0;
+  // What will be read next, of B and of A: it is fetched into L2 between the blocks of rows.
+  Soon<T> next[2];
   // Packed A: elements from one block of rows to the next. 0: row i is at a + i * rsa.
   int64_t a_block = 0;
+  // A by columns (rsa = 1) that other panels will read as well: each block of rows leaves its own packed here for them,
+  // columns kept_column apart (whole vectors are written), blocks a_block. Then n[1] > 0, and B is near.
+  T* keep_a = nullptr;
+  int64_t kept_column = 0;
   // The lanes that are results (n[v] of them, the rest is anything): c[v][j] takes lane order[v][j]. Null: in order.
   const Lane<T>* order[2] = {nullptr, nullptr};
 };

@@ -287,5 +287,5 @@ int main(int argc, char** argv) {
   CHECK(live_buffers == 0);
   large();
   overhead();
-  return report();
+  return report_all();
 }

@@ -7,15 +7,9 @@
 #include <span>
 #include <string>
 
+#include "check.h"
 #include "naive.h"
 #include "plan/program.h"
-
-inline int failures = 0, checks = 0;
-#define CHECK(c) \
-  do { \
-    ++checks; \
-    if (!(c)) { ++failures; std::printf("%s:%d: %s\n", __FILE__, __LINE__, #c); } \
-  } while (0)
 
 // ---- memory: malloc, poisoned, counted
 
@@ -42,10 +36,9 @@ Device& device(DeviceId) {
 }  // namespace knet
 
 // What a test ends with.
-inline int report() {
+inline int report_all() {
   CHECK(live_buffers == 0);
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures != 0;
+  return report();
 }
 
 // ---- all stages

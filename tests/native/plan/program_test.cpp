@@ -48,5 +48,5 @@ int main() {
     }
     CHECK(at == 42 && !outputs[0].buffer);
   }
-  return report();
+  return report_all();
 }

@@ -13,7 +13,7 @@ void copies() {
     by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
       for (int64_t i = 0; i < s.size(); ++i) ok &= same(y.get<T>(i), x.get<T>(i));
     });
-    expect(ok, describe("copy", x));
+    check(ok, describe("copy", x));
   }
   for (int trial = 0; trial < 400; ++trial) {
     DType t = kTypes[rng() % 11];
@@ -45,7 +45,7 @@ void copies() {
       });
       before += x.layout.shape[axis];
     }
-    expect(ok, "concatenate " + str(o));
+    check(ok, "concatenate " + str(o));
   }
 }
 
@@ -72,7 +72,7 @@ void splices() {
     by_dtype("test", t, [&]<class T>(std::type_identity<T>) {
       for (size_t i = 0; i < from.size(); ++i) ok &= same(y.get<T>(int64_t(i)), xs[from[i].first].get<T>(from[i].second));
     });
-    expect(ok, "splice of " + std::to_string(from.size()));
+    check(ok, "splice of " + std::to_string(from.size()));
   }
 }
 
@@ -129,7 +129,7 @@ void slices() {
         }
       bool ok = true;
       for (int64_t i = 0; i < s.size(); ++i) ok &= same(y.get<T>(i), want.get<T>(i));
-      expect(ok, describe(info(op).name, x) + " region " + str(r));
+      check(ok, describe(info(op).name, x) + " region " + str(r));
     });
     if (axes.empty()) continue;
     // The same regions, read.
@@ -147,7 +147,7 @@ void slices() {
           c[size_t(axes[k])] = starts[size_t(i / r.size()) * axes.size() + k].get<int64_t>(0) + c[size_t(axes[k])] * steps[k];
         ok &= same(all.get<T>(i), z.get<T>(ravel(c, s)));
       }
-      expect(ok, describe("slices", z) + " regions " + str(many));
+      check(ok, describe("slices", z) + " regions " + str(many));
     });
   }
 }

@@ -37,7 +37,7 @@ void randoms() {
     for (auto& k : known) {
       uint32_t got[4];
       t->fill[kBits](pair(k + 4), pair(k + 2), pair(k), 16, got);
-      expect(!std::memcmp(got, k + 6, 16), "philox known answer");
+      check(!std::memcmp(got, k + 6, 16), "philox known answer");
     }
     uint32_t got[4 * 777], want[4 * 777], key[2] = {123, 456};
     t->fill[kBits](pair(key), 789, 0xfffffff0u, sizeof got, got);
@@ -46,13 +46,13 @@ void randoms() {
       uint32_t c[4] = {uint32_t(index), uint32_t(index >> 32), 789, 0};
       philox(c, key, want + 4 * b);
     }
-    expect(!std::memcmp(got, want, sizeof got), "philox blocks");
+    check(!std::memcmp(got, want, sizeof got), "philox blocks");
     for (int d = 0; d < kDistributions; ++d)
       for (int64_t bytes : {4, 8, 100, 1000, 65536 + 24}) {
         std::vector<char> a(size_t(bytes) + 8, 1), b(size_t(bytes) + 8, 1);
         random_tables()[0]->fill[d](99, 7, 3, bytes, a.data());
         t->fill[d](99, 7, 3, bytes, b.data());
-        expect(a == b, "same numbers on every instruction set, distribution " + std::to_string(d));
+        check(a == b, "same numbers on every instruction set, distribution " + std::to_string(d));
       }
   }
   Operand seed = contiguous(DType::U64, Shape{}), counter = contiguous(DType::U64, Shape{});
@@ -87,11 +87,11 @@ void randoms() {
     }
     mean /= n, square /= n;
     for (double& k : m) k /= n;
-    expect(low >= 0 && high < 1 && low < 1e-5 && high > 1 - 1e-5, "uniform range");
-    expect(std::abs(mean - 0.5) < 6e-4 && std::abs(square - 1 / 3.0) < 6e-4, "uniform moments");
-    expect(std::abs(m[1]) < 2e-3 && std::abs(m[2] - 1) < 3e-3 && std::abs(m[3]) < 5e-3 && std::abs(m[4] - 3) < 3e-2,
+    check(low >= 0 && high < 1 && low < 1e-5 && high > 1 - 1e-5, "uniform range");
+    check(std::abs(mean - 0.5) < 6e-4 && std::abs(square - 1 / 3.0) < 6e-4, "uniform moments");
+    check(std::abs(m[1]) < 2e-3 && std::abs(m[2] - 1) < 3e-3 && std::abs(m[3]) < 5e-3 && std::abs(m[4] - 3) < 3e-2,
            "normal moments");
-    expect(worst < (t == DType::F32 ? 4e-7 : 1e-15), "normal accuracy " + std::to_string(worst * 1e16) + "e-16");
+    check(worst < (t == DType::F32 ? 4e-7 : 1e-15), "normal accuracy " + std::to_string(worst * 1e16) + "e-16");
     std::printf("normal %s: worst error %.2g of the radius\n", name(t), worst);
   }
 }
@@ -109,7 +109,7 @@ void iotas() {
         Accumulator<T> want = Accumulator<T>(a.get<T>(0)) + Accumulator<T>(i) * Accumulator<T>(b.get<T>(0));
         ok &= y.get<T>(i) == T(want);
       }
-      expect(ok, std::string("iota ") + name(t));
+      check(ok, std::string("iota ") + name(t));
     });
   }
 }

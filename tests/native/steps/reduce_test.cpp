@@ -85,7 +85,7 @@ void reductions() {
             }
           });
       }
-      expect(ok, describe(info(op).name, x) + " -> " + str(o) + " " + name(to));
+      check(ok, describe(info(op).name, x) + " -> " + str(o) + " " + name(to));
     });
   }
 }
@@ -123,7 +123,7 @@ void args() {
         }
         ok &= y.get<int64_t>(j) == at;
       }
-      expect(ok, describe(info(op).name, x) + " axis " + std::to_string(axis));
+      check(ok, describe(info(op).name, x) + " axis " + std::to_string(axis));
     });
   }
 }
@@ -155,7 +155,7 @@ void scans() {
             else ok &= y.get<uint64_t>(p) == uint64_t(acc);
           }
         }
-      expect(ok, describe(info(op).name, x) + " axis " + std::to_string(axis));
+      check(ok, describe(info(op).name, x) + " axis " + std::to_string(axis));
     });
   }
 }
@@ -175,7 +175,7 @@ void accuracy() {
       for (int64_t i = 0; i < u.size(); ++i) want[size_t(i % y.size())] += double(u.get<float>(i));
       for (int64_t i = 0; i < y.size(); ++i)
         worst = std::max(worst, std::abs(double(y.get<float>(i)) - want[size_t(i)]) / want[size_t(i)]);
-      expect(worst < 6.1e-8, "sum of uniforms " + str(s) + ": relative error " + std::to_string(worst));
+      check(worst < 6.1e-8, "sum of uniforms " + str(s) + ": relative error " + std::to_string(worst));
     }
   }
 }

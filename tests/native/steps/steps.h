@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "cpu/dtypes.h"
 #include "cpu/isa.h"
 #include "cpu/registry.h"
@@ -18,15 +19,8 @@ using namespace knet;
 using namespace knet::cpu;
 
 inline std::mt19937_64 rng(1);
-inline int failures = 0, checks = 0;
 
 inline int64_t roll(int64_t lo, int64_t hi) { return lo + int64_t(rng() % uint64_t(hi - lo + 1)); }
-
-inline void expect(bool ok, const std::string& what) {
-  ++checks;
-  if (ok) return;
-  if (++failures < 30) std::printf("FAILED %s\n", what.c_str());
-}
 
 inline constexpr DType kTypes[] = {DType::Bool, DType::I8, DType::I16, DType::I32, DType::I64, DType::U8,
                                    DType::U16, DType::U32, DType::U64, DType::F32, DType::F64};
@@ -152,7 +146,7 @@ inline void run(Op op, std::vector<Operand*> out, std::vector<const Operand*> in
     for (auto* o : out)
       all.insert(all.end(), o->data(), o->data() + o->size() * int64_t(itemsize(o->layout.dtype)));
     if (threads == 1) first = all;
-    else expect(first == all, std::string("same bits for any threads: ") + info(op).name);
+    else check(first == all, std::string("same bits for any threads: ") + info(op).name);
   }
 }
 
@@ -186,6 +180,6 @@ inline int run_all(std::initializer_list<Test> tests) {
     t.run();
     std::printf("%-9s %d checks, %d failed\n", t.name, checks - before, failures - failed);
   }
-  std::printf("%s, %s\n", failures ? "FAILED" : "ok", isa_name());
-  return failures != 0;
+  std::printf("%s: ", isa_name());
+  return report();
 }
