@@ -13,7 +13,7 @@ using Accepts = bool (*)(Op, int input, const Layout&, uint32_t readers);
 struct Entry {
   Make make = nullptr;
   Accepts accepts = nullptr;  // null: contiguous inputs only
-  bool shared = true;         // Steps are looked up among those made before; if not, making one is as quick as to find it
+  bool shared = true;         // are Steps looked up among those made before? Not where making one is as quick
 };
 Entry& entry(Op);
 

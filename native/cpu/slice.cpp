@@ -25,7 +25,8 @@ class SliceStep : public Step {
     const int more = v.shape.rank - out.shape.rank;
     region_ = Shape(v.shape.dims().subspan(size_t(more)));
     if (more) count_ = v.shape[0], member_ = v.stride[0] * int64_t(itemsize(v.dtype));
-    move_ = StridedMove(out.dtype, region_, to, v.stride + more, op == Op::slice_add ? StridedMove::Add : StridedMove::Copy);
+    const auto what = op == Op::slice_add ? StridedMove::Add : StridedMove::Copy;
+    move_ = StridedMove(out.dtype, region_, to, v.stride + more, what);
     cost_ns = double(count_) * move_.cost_ns();  // in place, as nearly always
   }
 

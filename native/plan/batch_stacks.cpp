@@ -200,7 +200,8 @@ uint32_t Batcher::stacked(const Values& vs) {
 uint32_t Batcher::spliced(const Values& vs, const List<Run>& runs) {
   Spec all = spec(vs[0]);
   const int64_t each = all.shape.size();
-  all.shape = all.shape.rank < kMaxRank ? stacked_shape(vs.size(), all.shape) : piled_shape(int64_t(vs.size()), all.shape);
+  const bool new_axis = all.shape.rank < kMaxRank;
+  all.shape = new_axis ? stacked_shape(vs.size(), all.shape) : piled_shape(int64_t(vs.size()), all.shape);
   List<int64_t> attrs;
   attrs.reserve(2 + kMaxRank + 3 * runs.size());
   attrs.push_back(all.shape.rank);
@@ -281,7 +282,9 @@ uint32_t Batcher::lifted(const Values& vs, int depth) {
   if (in_order(vs)) return stacked(vs);
   if (const uint32_t c = joined(vs); c != kNone) return c;
   const Values makers = depth < kLiftDepth ? fresh_makers(vs) : Values{};
-  const uint32_t c = makers.size() == vs.size() || (makers.size() > 1 && small(vs[0])) ? together(makers, depth + 1) : kNone;
+  // Of small ones also some of them: the others are there already, or are made in another way.
+  const bool any = makers.size() == vs.size() || (makers.size() > 1 && small(vs[0]));
+  const uint32_t c = any ? together(makers, depth + 1) : kNone;
   if (c == kNone) return stacked(vs);
   Values made;
   made.reserve(makers.size());

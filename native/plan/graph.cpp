@@ -118,9 +118,10 @@ void Rebuilder::keep(const Graph::Node& n) {
 void Rebuilder::keep(size_t first, size_t end) {
   if (first == end) return;
   const Graph::Node &a = g_.nodes[first], &z = g_.nodes[end - 1];
-  const uint32_t n_values = z.out + z.n_out - a.out, n_ins = z.in_at + z.n_in - a.in_at, n_attrs = z.attr_at + z.n_attr - a.attr_at;
-  const uint32_t value = uint32_t(out_.values.size()), in = uint32_t(out_.ins.size()), attr = uint32_t(out_.attrs.size());
-  const uint32_t node = uint32_t(out_.nodes.size());
+  const uint32_t n_values = z.out + z.n_out - a.out, n_ins = z.in_at + z.n_in - a.in_at;
+  const uint32_t n_attrs = z.attr_at + z.n_attr - a.attr_at;
+  const uint32_t node = uint32_t(out_.nodes.size()), value = uint32_t(out_.values.size());
+  const uint32_t in = uint32_t(out_.ins.size()), attr = uint32_t(out_.attrs.size());
   std::copy_n(g_.values.data() + a.out, n_values, out_.values.more(n_values));
   std::copy_n(g_.attrs.data() + a.attr_at, n_attrs, out_.attrs.more(n_attrs));
   uint32_t* maker = out_.maker.more(n_values);

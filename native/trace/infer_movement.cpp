@@ -100,7 +100,7 @@ void slices(Ins in, Ints attrs, Specs& out) {
   const Ints axes = a.ints(), lengths = a.ints(), steps = a.ints();
   const size_t n_starts = in.size() - 1;
   if (axes.empty() || n_starts % axes.size())
-    fail(Op::slices, std::to_string(n_starts) + " starts are not one for each of the axes " + list(axes) + " and slice.");
+    fail(Op::slices, std::to_string(n_starts) + " starts are not one for each slice and axis of " + list(axes) + ".");
   for (size_t i = 0; i < n_starts; i += axes.size())
     region(Op::slices, x, axes, lengths, steps, in.subspan(1 + i, axes.size()));
   Spec& y = like(out, x);

@@ -199,7 +199,10 @@ splice = primitive(
     grad=_splice_grad,
     reference=lambda *xs, shape, pieces: np.concatenate(
         [xs[which].ravel()[start:start + n] for which, start, n in _by(3, pieces)]).reshape(shape),
-    samples=[sample((2, 3), (4,), shape=(3, 2), pieces=(0, 2, 3, 1, 0, 2, 0, 1, 1)), sample((2,), shape=(2,), pieces=(0, 0, 2))],
+    samples=[
+        sample((2, 3), (4,), shape=(3, 2), pieces=(0, 2, 3, 1, 0, 2, 0, 1, 1)),
+        sample((2,), shape=(2,), pieces=(0, 0, 2)),
+    ],
     doc="Elements in C order, one piece after the other: of which input, from which element on, how many.",
 )
 
