@@ -25,6 +25,8 @@ struct Layout {
   bool is_contiguous() const;  // C order, no gaps (dimensions of extent 1 are ignored; empty is contiguous)
 };
 
+struct TileProgram;
+
 // One prepared kernel call: everything but the pointers is fixed. Stateless while running, so a plan may be run again at once.
 // `out[k]`/`in[k]` point at the first element of each operand's layout; `scratch` has `scratch_bytes` bytes, 64-aligned.
 // The same inputs give the same bits for any number of threads. Throws Error (only) when data is bad (an index out of range).
@@ -40,6 +42,7 @@ class Step {
   virtual bool decides(int /*in*/) const { return false; }
   virtual void check(const char* const* /*in*/) const {}
   virtual std::string text() const { return {}; }  // one line for explain: kernel variant, tile sizes
+  std::shared_ptr<const TileProgram> program;  // what Device::tile() made it from; null: not of a tile program
   size_t scratch_bytes = 0;
   double cost_ns = 0;  // rough estimate on one core, for threading and for releasing the interpreter lock
 };

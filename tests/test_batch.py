@@ -169,6 +169,22 @@ def test_trees_are_batched_by_level():
     assert sum(products[4:]) >= 11 and len(products) <= 8
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_members_of_stacks_are_named(turned):
+    """What is looked up at several places is one node, and so is what is put together of members of stacks."""
+    rng = np.random.default_rng(3)
+    w = weights(rng, (6, 50) if turned else (50, 6), (6, 6), (6, 6), (6,))
+    t = random_tree(rng, 25)
+
+    def loss(w):
+        return (encode([w[0].T if turned else w[0], *w[1:]], t) ** 2).sum()
+
+    check(loss, w)
+    text = knet.explain(grad(loss), w).text("batched")
+    assert text.count("= slices(") == 2 and 10 < text.count("= splice(") < 50 and text.count("= slice(") < 25
+    assert "= concatenate(" not in text and text.count("\n") < 320
+
+
 def rows_of_a_tree(w, t):
     """The same tree of rows: matrices of one row."""
     if isinstance(t, int):

@@ -84,19 +84,24 @@ class CpuDevice final : public Device {
   }
   std::shared_ptr<const Step> step(Op op, std::span<const Layout> out, std::span<const Layout> in,
                                    std::span<const int64_t> attrs) override {
-    cpu::Make make = cpu::entry(op).make;
+    const auto [make, accepts, shared] = cpu::entry(op);
     if (!make)
       throw Error(Error::Runtime,
                   std::string("[") + info(op).name + "] this build has no cpu kernel for it. Please report it.");
+    if (!shared) return make(op, out, in, attrs);
     Steps::Key& key = Steps::key();
     key.push_back(int64_t(op) | int64_t(out.size()) << 16 | int64_t(in.size()) << 32);
     for (const Layout& l : out) append(key, l);
     for (const Layout& l : in) append(key, l);
     key.insert(key.end(), attrs.begin(), attrs.end());
-    return steps_.get(key, [&] { return make(op, out, in, attrs); });
+    return steps_.get(key, [&, make = make] { return make(op, out, in, attrs); });
   }
   std::shared_ptr<const Step> tile(const TileProgram& program) override {
-    return steps_.get(key_of(program), [&] { return cpu::make_tile(program); });
+    return steps_.get(key_of(program), [&] {
+      auto step = cpu::make_tile(program);
+      step->program = std::make_shared<const TileProgram>(program);
+      return step;
+    });
   }
   int64_t max_row() const override { return cpu::tile_max_row(); }
   void* allocate(size_t bytes) override { return pool_.allocate(bytes); }

@@ -13,12 +13,13 @@ using Accepts = bool (*)(Op, int input, const Layout&, uint32_t readers);
 struct Entry {
   Make make = nullptr;
   Accepts accepts = nullptr;  // null: contiguous inputs only
+  bool shared = true;         // are Steps looked up among those made before? Not where making one is as quick
 };
 Entry& entry(Op);
 
 struct Register {
-  Register(std::initializer_list<Op> ops, Make make, Accepts accepts = nullptr) {
-    for (Op op : ops) entry(op) = {make, accepts};
+  Register(std::initializer_list<Op> ops, Make make, Accepts accepts = nullptr, bool shared = true) {
+    for (Op op : ops) entry(op) = {make, accepts, shared};
   }
 };
 

@@ -78,11 +78,13 @@ void Batcher::prepare() {
   missing_.assign(n_nodes, 0);
   on_right_.assign(n_values, 0);
   on_left_.assign(n_values, 0);
+  side_.assign(n_nodes, kNoProduct);
   for (uint32_t i = 0; i < n_nodes; ++i) {
     const auto in = g_.in(g_.nodes[i]);
     missing_[i] = uint32_t(in.size());
     for (uint32_t j = 0; j < in.size(); ++j) uses_[at[in[j]]++] = {i, j};
     if (is_product(g_, g_.nodes[i])) {
+      side_[i] = -1;
       ++on_right_[in[1]];
       ++on_left_[in[0]];
     }
@@ -92,7 +94,7 @@ void Batcher::prepare() {
   absorbed_.assign(n_nodes, false);
   summed_in_.assign(n_values, kNone);
   role_.assign(n_nodes, kNone);
-  lifted_at_.assign(n_values, kNone);
+  joined_at_.assign(n_values, kNone);
   find_sums();
   find_scatters();
   find_ways();
@@ -154,13 +156,15 @@ void Batcher::find_ways() {
     const auto& n = g_.nodes[i];
     uint64_t all = 0;
     for (uint32_t v : g_.in(n)) all |= before[g_.maker[v]];
-    if (!absorbed_[i] && is_product(g_, n))
-      if (const int side = shared_side(n); side >= 0) {
+    if (side_[i] != kNoProduct && !absorbed_[i]) {
+      side_[i] = int8_t(shared_side(n));
+      if (const int side = side_[i]; side >= 0) {
         uint32_t& number = numbers[uint64_t(g_.in(n)[size_t(side)]) << 1 | uint64_t(side)];
         if (number == kNone) number = n_kinds++;
         kind[i] = number < 64 ? uint64_t(1) << number : 0;
         recurrent |= all & kind[i];
       }
+    }
     before[i] = all | kind[i];
   }
   // Backward: the longest way to the end, on which a chain of additions is one step, and the kinds that come first.
@@ -185,8 +189,7 @@ void Batcher::find_ways() {
 uint64_t Batcher::signature(uint32_t i) const {
   const auto& n = g_.nodes[i];
   uint64_t h = mix(0x9e3779b97f4a7c15ull, uint64_t(n.op));
-  if (is_product(g_, n)) {
-    const int side = shared_side(n);
+  if (const int side = side_[i]; side != kNoProduct) {
     if (side < 0) return 0;
     return mix(mix(mix(h, g_.in(n)[size_t(side)]), spec(g_.in(n)[size_t(1 - side)])), uint64_t(side)) | 1;
   }
@@ -223,14 +226,7 @@ void Batcher::fire(Values nodes) {
 
 bool Batcher::worthwhile(const Values& nodes) const {
   const auto& n = g_.nodes[nodes[0]];
-  if (!is_product(g_, n)) {
-    if (nodes.size() >= kManyProducts) return true;
-    for (size_t j = 0; j < n.n_in; ++j) {  // few: only if nothing must be copied together
-      const Values in = operands(nodes, j);
-      if (!all_same(in) && !in_order(in)) return false;
-    }
-    return true;
-  }
+  if (!is_product(g_, n)) return true;
   const Shape &a = spec(g_.in(n)[0]).shape, &b = spec(g_.in(n)[1]).shape;
   return (a.rank == 1 ? 1 : a[0]) * b.size() <= kLargeProduct;
 }

@@ -71,7 +71,7 @@ bool Batcher::at_hand(const Values& vs, bool same, int depth) const {
   if (!std::ranges::all_of(vs, there)) return false;
   if (in_order(vs) || small(vs[0])) return true;
   const Values makers = depth < kLiftDepth ? fresh_makers(vs) : Values{};
-  if (makers.empty()) return false;
+  if (makers.size() < vs.size()) return false;
   for (size_t j = 0; j < g_.nodes[makers[0]].n_in; ++j) {
     const Values in = operands(makers, j);
     if (!at_hand(in, all_same(in), depth + 1)) return false;

@@ -173,30 +173,80 @@ bool Batcher::in_order(const Values& vs) const {
 
 // The values one after the other, under some shape; copied together if they do not lie so.
 uint32_t Batcher::stacked(const Values& vs) {
-  const Shape shape = spec(vs[0]).shape;
-  const int32_t line = g_.made(vs[0]).line;
-  if (in_order(vs)) return members(seat_[vs[0]], int64_t(vs.size()), shape, line);
-  // Pieces: runs of neighbours in a stack, and single values, joined along their first axis.
-  Values pieces;
-  pieces.reserve(vs.size());
-  for (size_t i = 0; i < vs.size();) {
-    size_t end = i + 1;
+  if (in_order(vs)) return members(seat_[vs[0]], int64_t(vs.size()), spec(vs[0]).shape, g_.made(vs[0]).line);
+  if (const uint32_t c = joined(vs); c != kNone) return c;
+  List<Run> runs;
+  runs.reserve(vs.size());
+  bool cut = false;  // members of a stack are among them
+  for (uint32_t i = 0, end; i < vs.size(); i = end) {
     const Seat first = seat_[vs[i]];
+    end = i + 1;
     while (first.stack != kNone && end < vs.size() && seat_[vs[end]].stack == first.stack &&
            seat_[vs[end]].at == first.at + (end - i))
       ++end;
-    const int64_t count = int64_t(end - i);
-    const uint32_t piece = count > 1 ? members(first, count, shape, line) : value(vs[i]);
-    pieces.push_back(reshape(piece, piled_shape(count, shape), line));
-    i = end;
+    runs.push_back({i, end - i});
+    cut |= first.stack != kNone;
+  }
+  // Large ones, and many of which each is made by itself, may be written where they belong when they are made.
+  const bool in_place = !cut && spec(vs[0]).bytes() * int64_t(vs.size()) >= kJoinBytes;
+  const bool splice = small(vs[0]) && !in_place && runs.size() <= kMostPieces;
+  const uint32_t c = splice ? spliced(vs, runs) : concatenated(vs, runs);
+  take_seats(vs, c, false);
+  remember(vs, c);
+  return c;
+}
+
+// Each stack is one operand, however many of its members are wanted.
+uint32_t Batcher::spliced(const Values& vs, const List<Run>& runs) {
+  Spec all = spec(vs[0]);
+  const int64_t each = all.shape.size();
+  const bool new_axis = all.shape.rank < kMaxRank;
+  all.shape = new_axis ? stacked_shape(vs.size(), all.shape) : piled_shape(int64_t(vs.size()), all.shape);
+  List<int64_t> attrs;
+  attrs.reserve(2 + kMaxRank + 3 * runs.size());
+  attrs.push_back(all.shape.rank);
+  attrs.insert(attrs.end(), all.shape.begin(), all.shape.end());
+  attrs.push_back(int64_t(3 * runs.size()));
+  Values from;
+  from.reserve(runs.size());
+  for (Run r : runs) {
+    const Seat seat = seat_[vs[r.first]];
+    const bool single = seat.stack == kNone;
+    const uint32_t v = single ? value(vs[r.first]) : stacks_[seat.stack].value;
+    const size_t which = single ? from.size() : size_t(std::ranges::find(from, v) - from.begin());
+    if (which == from.size()) from.push_back(v);
+    const int64_t piece[] = {int64_t(which), single ? 0 : seat.at * each, r.count * each};
+    attrs.insert(attrs.end(), piece, piece + 3);
+  }
+  return out_.add(Op::splice, from, attrs, {&all, 1}, g_.made(vs[0]).line);
+}
+
+uint32_t Batcher::concatenated(const Values& vs, const List<Run>& runs) {
+  const Shape shape = spec(vs[0]).shape;
+  const int32_t line = g_.made(vs[0]).line;
+  Values pieces;
+  pieces.reserve(runs.size());
+  for (Run r : runs) {
+    const uint32_t v = vs[r.first];
+    const uint32_t piece = r.count > 1 ? members(seat_[v], r.count, shape, line) : value(v);
+    pieces.push_back(reshape(piece, piled_shape(r.count, shape), line));
   }
   const int64_t axis[] = {0};
-  Spec joined = spec(vs[0]);
-  joined.shape = piled_shape(int64_t(vs.size()), shape);
-  const size_t n_nodes = out_.nodes.size();
-  const uint32_t c = shared(Op::concatenate, pieces, axis, joined, line);
-  if (out_.nodes.size() > n_nodes) take_seats(vs, c, false);
-  return c;
+  Spec all = spec(vs[0]);
+  all.shape = piled_shape(int64_t(vs.size()), shape);
+  return out_.add(Op::concatenate, pieces, axis, {&all, 1}, line);
+}
+
+// The stack of these very values that has been made before; kNone if there is none.
+uint32_t Batcher::joined(const Values& vs) const {
+  for (uint32_t k = joined_at_[vs[0]]; k != kNone; k = joined_[k].next)
+    if (joined_[k].of == vs) return joined_[k].stack;
+  return kNone;
+}
+
+void Batcher::remember(const Values& vs, uint32_t stack) {
+  joined_.push_back({vs, stack, joined_at_[vs[0]]});
+  joined_at_[vs[0]] = uint32_t(joined_.size() - 1);
 }
 
 // The same as (count, *shape of a member).
@@ -230,52 +280,50 @@ void Batcher::take_seats(const Values& vs, uint32_t stack, bool first_home) {
 // The same for operands of a group: what makes small operands is batched as well, if it is alike.
 uint32_t Batcher::lifted(const Values& vs, int depth) {
   if (in_order(vs)) return stacked(vs);
-  for (uint32_t k = lifted_at_[vs[0]]; k != kNone; k = lifted_[k].next)
-    if (lifted_[k].of == vs) return lifted_[k].stack;
-  uint32_t c = kNone;
-  if (depth < kLiftDepth) {
-    const Values makers = fresh_makers(vs);
-    if (!makers.empty()) c = together(makers, depth + 1);
+  if (const uint32_t c = joined(vs); c != kNone) return c;
+  const Values makers = depth < kLiftDepth ? fresh_makers(vs) : Values{};
+  // Of small ones also some of them: the others are there already, or are made in another way.
+  const bool any = makers.size() == vs.size() || (makers.size() > 1 && small(vs[0]));
+  const uint32_t c = any ? together(makers, depth + 1) : kNone;
+  if (c == kNone) return stacked(vs);
+  Values made;
+  made.reserve(makers.size());
+  for (uint32_t i : makers) {
+    made.push_back(g_.nodes[i].out);
+    done_[i] = true;
   }
-  if (c == kNone) {
-    c = stacked(vs);
-  } else {
-    take_seats(vs, c, true);
-    for (uint32_t v : vs) done_[g_.maker[v]] = true;
-  }
-  lifted_.push_back({vs, c, lifted_at_[vs[0]]});
-  lifted_at_[vs[0]] = uint32_t(lifted_.size() - 1);
+  take_seats(made, c, true);
+  if (makers.size() < vs.size()) return stacked(vs);
+  remember(vs, c);
   return c;
 }
 
-// The nodes that make these, if they are alike, wait for somebody to ask for them, and cost nothing to batch: small, or
-// elementwise.
+// Of the nodes that make these, those that wait for somebody to ask for them and are like the first such. None if they
+// cost something to batch: neither small nor elementwise.
 Values Batcher::fresh_makers(const Values& vs) const {
   if (!small(vs[0]) && info(g_.made(vs[0]).op).kind != Kind::Elementwise) return {};
   Values makers;
   makers.reserve(vs.size());
   for (uint32_t v : vs) {
     const uint32_t i = g_.maker[v];
-    if (done_[i] || is_given(v) || absorbed_[i] || role_[i] != kNone) return {};
-    makers.push_back(i);
+    if (done_[i] || is_given(v) || absorbed_[i] || role_[i] != kNone) continue;
+    if (alike(makers.empty() ? i : makers[0], i)) makers.push_back(i);
   }
-  return alike(makers) ? makers : Values{};
+  return makers;
 }
 
 // Do the nodes differ in nothing but their operands?
-bool Batcher::alike(const Values& nodes) const {
-  const auto& n = g_.nodes[nodes[0]];
-  if (n.n_out != 1) return false;
-  for (uint32_t i : nodes) {
-    const auto& m = g_.nodes[i];
-    if (m.op != n.op || m.n_in != n.n_in || m.n_out != 1 || !std::ranges::equal(g_.attr(m), g_.attr(n))) return false;
-    if (!(spec(m.out).shape == spec(n.out).shape) || spec(m.out).dtype != spec(n.out).dtype) return false;
-    for (uint32_t j = 0; j < n.n_in; ++j) {
-      const Spec &a = spec(g_.in(m)[j]), &b = spec(g_.in(n)[j]);
-      if (a.dtype != b.dtype || !(a.shape == b.shape)) return false;
-    }
-  }
+bool Batcher::alike(uint32_t a, uint32_t b) const {
+  const auto &n = g_.nodes[a], &m = g_.nodes[b];
+  if (m.op != n.op || m.n_in != n.n_in || n.n_out != 1 || m.n_out != 1) return false;
+  if (a == b) return true;
+  if (!same_words(g_.attr(m), g_.attr(n)) || !same_spec(m.out, n.out)) return false;
+  for (uint32_t j = 0; j < n.n_in; ++j)
+    if (!same_spec(g_.in(m)[j], g_.in(n)[j])) return false;
   return true;
+}
+bool Batcher::alike(const Values& nodes) const {
+  return std::ranges::all_of(nodes, [&](uint32_t i) { return alike(nodes[0], i); });
 }
 
 Values Batcher::operands(const Values& nodes, size_t j) const {
@@ -297,6 +345,7 @@ bool Batcher::stackable(const Graph::Node& n, std::span<const bool> same) const 
     }
     default: break;
   }
+  if (n.op == Op::slice) return same[0] && spec(n.out).shape.rank < kMaxRank;
   if (spec(n.out).shape.rank >= kMaxRank - 1 || same[0]) return n.op == Op::gather && same[0] && gathers_rows(n);
   switch (n.op) {
     case Op::sum: case Op::prod: case Op::max: case Op::min: case Op::any: case Op::all:
@@ -327,6 +376,7 @@ uint32_t Batcher::together(const Values& nodes, int depth) {
     any |= !same[j];
   }
   if (!any || !stackable(n, {same, n.n_in})) return kNone;
+  if (n.op == Op::slice) return slices(nodes);
   Values now;
   now.reserve(n.n_in);
   for (size_t j = 0; j < n.n_in; ++j) now.push_back(same[j] ? value(in[j][0]) : lifted(in[j], depth));
@@ -354,6 +404,21 @@ uint32_t Batcher::together(const Values& nodes, int depth) {
   }
   if (info(n.op).kind != Kind::Elementwise) shift_axes(n.op, all.shape, attrs);
   return out_.add(n.op, now, attrs, {&all, 1}, n.line);
+}
+
+// Slices of one value, if where they begin is given.
+uint32_t Batcher::slices(const Values& nodes) {
+  const auto& n = g_.nodes[nodes[0]];
+  Values in{value(g_.in(n)[0])};
+  in.reserve(1 + nodes.size() * (n.n_in - 1u));
+  for (uint32_t i : nodes)
+    for (uint32_t v : g_.in(g_.nodes[i]).subspan(1)) {
+      if (!is_given(v)) return kNone;
+      in.push_back(value(v));
+    }
+  Spec all = spec(n.out);
+  all.shape = stacked_shape(nodes.size(), all.shape);
+  return out_.add(Op::slices, in, g_.attr(n), {&all, 1}, n.line);
 }
 
 // a @ w for many a: one product of all their rows. w @ x for many columns x: the rows x^T @ w^T.

@@ -243,7 +243,11 @@ void Batcher::sum_members(Terms terms, Plus plus) {
     for (uint32_t v : list) plus(value(v));
     return;
   }
-  std::ranges::stable_sort(list, {}, [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); });
+  // In one stack as they lie there; else in the order in which products stack them, whose stack may serve for both.
+  const auto seat = [&](uint32_t v) { return std::pair(seat_[v].stack, seat_[v].at); };
+  if (std::ranges::all_of(list, [&](uint32_t v) { return seat_[v].stack == seat_[list[0]].stack; }))
+    std::ranges::stable_sort(list, {}, seat);
+  else std::ranges::sort(list);
   const int64_t attrs[] = {1, 0, 0};
   const int32_t line = g_.made(list[0]).line;
   const uint32_t s = seen_as(stacked(list), int64_t(list.size()), spec(list[0]).shape, line);
@@ -291,10 +295,12 @@ void Batcher::emit_scatters(uint32_t i) {
   const auto& n = g_.nodes[i];
   const uint32_t base = value(g_.in(g_.nodes[chain[0]])[0]);
   if (n.op == Op::slice_add) {  // one that takes them all, in their order
-    Values in{base};
-    in.reserve(1 + 2 * chain.size());
-    for (uint32_t k : chain)
-      for (uint32_t v : g_.in(g_.nodes[k]).subspan(1)) in.push_back(value(v));
+    Values vs, in{base, kNone};
+    for (uint32_t k : chain) {
+      vs.push_back(g_.in(g_.nodes[k])[1]);
+      in.push_back(value(g_.in(g_.nodes[k])[2]));
+    }
+    in[1] = seen_as(stacked(vs), int64_t(vs.size()), spec(vs[0]).shape, n.line);
     tell_sum(chain.size(), "slices", spec(g_.in(n)[1]).shape);
     map_[n.out] = out_.add(n.op, in, g_.attr(n), {&g_.values[n.out], 1}, n.line);
     return;

@@ -16,6 +16,8 @@ inline constexpr int64_t kSmallBytes = 8 << 10;
 inline constexpr int kLiftDepth = 8;
 // Operands of a node that may become one of a group.
 inline constexpr int kMostOperands = 8;
+// Of a splice, so that three words for each fit a node.
+inline constexpr size_t kMostPieces = 16384;
 
 using Values = List<uint32_t>;
 
@@ -48,9 +50,13 @@ class Batcher : Rebuilder {
     uint32_t left = kNone, right = kNone;  // of a product: the matrices whose rows are multiplied, see left()
   };
   using Terms = List<Term>;
-  struct Lifted {
+  struct Joined {
     Values of;
     uint32_t stack, next;  // value of out_; another that begins with the same value, or kNone
+  };
+  // Values that lie one after the other in a stack, or one by itself: `count` of a list from `first` on.
+  struct Run {
+    uint32_t first, count;
   };
   // Alike nodes, one for each member of a group, that could run on the stack.
   struct Follower {
@@ -76,6 +82,7 @@ class Batcher : Rebuilder {
   Values waiting_;                // buckets that are not empty
   Values arrived_;
   Values on_right_, on_left_;     // value of g_ -> products in which it is the right-hand (left-hand) matrix
+  List<int8_t> side_;             // node: of a product, shared_side(); kNoProduct: it is none
   Values role_;                   // node -> a sum, sums_[role], or the end of a chain of scatters, scatters_[role - kScatters]
   List<Terms> sums_;              // what each adds up
   List<Values> scatters_;         // each chain, first to last
@@ -83,11 +90,12 @@ class Batcher : Rebuilder {
   Values summed_in_;              // value of g_ -> the sum of products in which it is a right-hand matrix, or kNone
   Known known_{out_, g_.nodes.size() / 2};  // views and stacks in out_, which are often asked for again
   Table numbers_;                 // integer -> constant of out_
-  List<Lifted> lifted_;
-  Values lifted_at_;              // value of g_ -> the latest of lifted_ that begins with it, or kNone
+  List<Joined> joined_;           // what has been put together before
+  Values joined_at_;              // value of g_ -> the latest of joined_ that begins with it, or kNone
   List<Follower> followers_;      // found first, then thinned out, then run
   List<Claim> claimed_;           // node -> its place in a follower set
   static constexpr uint32_t kScatters = 1u << 31;
+  static constexpr int8_t kNoProduct = -2;
 
   const Spec& spec(uint32_t v) const { return g_.values[v]; }
   std::span<const Use> uses(uint32_t v) const { return {uses_.data() + use_at_[v], use_at_[v + 1] - use_at_[v]}; }
@@ -133,16 +141,25 @@ class Batcher : Rebuilder {
   bool same_memory(const Graph::Node&) const;
   bool in_order(const Values&) const;
   uint32_t stacked(const Values&);
+  uint32_t spliced(const Values&, const List<Run>&);
+  uint32_t concatenated(const Values&, const List<Run>&);
+  uint32_t joined(const Values&) const;
+  void remember(const Values&, uint32_t stack);
   uint32_t seen_as(uint32_t stack, int64_t count, const Shape& member, int32_t line);
   uint32_t members(Seat first, int64_t count, const Shape& member, int32_t line);
   void take_seats(const Values&, uint32_t stack, bool first_home);
   uint32_t lifted(const Values&, int depth = 0);
   Values fresh_makers(const Values&) const;
+  bool alike(uint32_t node, uint32_t other) const;
   bool alike(const Values& nodes) const;
+  bool same_spec(uint32_t u, uint32_t v) const {
+    return spec(u).dtype == spec(v).dtype && spec(u).shape == spec(v).shape;
+  }
   Values operands(const Values& nodes, size_t j) const;
   bool stackable(const Graph::Node&, std::span<const bool> same) const;
   bool gathers_rows(const Graph::Node&) const;
   uint32_t together(const Values& nodes, int depth = 0);
+  uint32_t slices(const Values& nodes);
   uint32_t product(const Graph::Node&, const Values& in, bool right, int64_t count, const Spec& all);
 
   // ---- batch_follow.cpp: what follows a group

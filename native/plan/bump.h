@@ -212,13 +212,14 @@ class List {
   }
 
  private:
+  static constexpr size_t kLeast = 64;  // bytes
   T* data_ = nullptr;
   size_t size_ = 0, room_ = 0;
 
   void forget() { data_ = nullptr, size_ = room_ = 0; }
   [[gnu::noinline]] void grow(size_t n) {
     // As large as asked for at first: many lists are filled once.
-    const size_t room = std::max({n, 2 * size_, 16 / sizeof(T)});
+    const size_t room = std::max({n, 2 * size_, kLeast / sizeof(T)});
     T* to = static_cast<T*>(Blocks::here().take(room * sizeof(T)));
     if (size_) std::memcpy(static_cast<void*>(to), static_cast<const void*>(data_), size_ * sizeof(T));
     data_ = to;

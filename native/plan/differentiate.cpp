@@ -6,7 +6,6 @@
 // `grad` node that comes later differentiates through it: any order.
 #include <algorithm>
 #include <bit>
-#include <numeric>
 #include "plan/pipeline.h"
 #include "trace/rulebook.h"
 
@@ -169,8 +168,10 @@ class Backward {
     } else if (onto_zeros(acc)) {
       grads_[v] = onto(acc, d);
     } else {
-      uint32_t both[] = {acc, d};
-      grads_[v] = g_.add(Op::add, both);
+      const uint32_t both[] = {acc, d};
+      Spec sum = g_.values[acc];
+      sum.weak &= g_.values[d].weak;
+      grads_[v] = g_.add(Op::add, both, {}, {&sum, 1});
     }
   }
 
@@ -199,14 +200,14 @@ class Replacer : Rebuilder {
 
   Graph run() {
     out_.reserve(g_, 3.5);
-    size_t i = 0;
-    while (!is_replaced(g_.nodes[i])) ++i;
-    keep_front(i);
-    for (; i < g_.nodes.size(); ++i) {
-      const Graph::Node& n = g_.nodes[i];
-      if (is_replaced(n)) replace(n);
-      else keep(n);
+    size_t kept = 0;
+    for (size_t i = 0; i < g_.nodes.size(); ++i) {
+      if (!is_replaced(g_.nodes[i])) continue;
+      keep(kept, i);
+      replace(g_.nodes[i]);
+      kept = i + 1;
     }
+    keep(kept, g_.nodes.size());
     for (auto [v, leaf] : g_.known) out_.known.emplace_back(map_[v], map_[leaf]);
     return finish();
   }
@@ -215,20 +216,6 @@ class Replacer : Rebuilder {
   List<uint32_t> in_;
   List<const Spec*> specs_;
   List<int64_t> results_;
-
-  // The first nodes as they are, at once: in a graph as it was recorded, words and values are in the order of the nodes.
-  void keep_front(size_t n_nodes) {
-    if (n_nodes == 0) return;
-    const Graph::Node& last = g_.nodes[n_nodes - 1];
-    const uint32_t n_values = last.out + last.n_out;
-    const auto front = [](auto& to, const auto& from, size_t n) { to.assign(from.begin(), from.begin() + ptrdiff_t(n)); };
-    front(out_.nodes, g_.nodes, n_nodes);
-    front(out_.values, g_.values, n_values);
-    front(out_.maker, g_.maker, n_values);
-    front(out_.ins, g_.ins, last.in_at + last.n_in);
-    front(out_.attrs, g_.attrs, last.attr_at + last.n_attr);
-    std::iota(map_.begin(), map_.begin() + n_values, 0u);
-  }
 
   void replace(const Graph::Node& n) {
     in_.clear();

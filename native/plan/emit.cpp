@@ -1,5 +1,6 @@
 // A kernel for each group: a tile program of its nodes, or the Step that its only node is.
 #include <algorithm>
+#include <utility>
 
 #include "plan/groups.h"
 
@@ -68,9 +69,9 @@ class Emitter {
       nodes_.clear(), in_.clear(), out_.clear();
       for (uint32_t i = groups_[k].first_node; i != kNone; i = made_.next_node[i]) nodes_.push_back(i);
       if (groups_[k].tile && !is_lone_reduction(groups_[k])) {
-        kernel.tile = emit(k);
+        emit(k);
         if (out_.empty()) continue;
-        kernel.step = device_.tile(*kernel.tile);
+        kernel.step = device_.tile(program_);
       } else {
         kernel.step = emit_step(g_.nodes[nodes_[0]]);
       }
@@ -108,17 +109,20 @@ class Emitter {
   Device& device_;
   List<Named> named_;
   List<uint32_t> nodes_, in_, out_;  // of the kernel being made
+  TileProgram program_;              // if it is one
   List<Layout> in_layouts_, out_layouts_;
 
   // Program order, except that what is read comes before: a kernel stands where its last node stood, or just before
   // its first reader.
   List<uint32_t> ordered() {
     List<uint32_t> by_order, done, stack;
-    for (uint32_t k = 0; k < groups_.size(); ++k)
-      if (made_.find(k) == k) by_order.push_back(k);
-    std::sort(by_order.begin(), by_order.end(), [&](uint32_t a, uint32_t b) {
-      return groups_[a].order != groups_[b].order ? groups_[a].order < groups_[b].order : a < b;
-    });
+    // Groups of one order, which only those can have that consist of additions to the graph, are lists.
+    List<uint32_t> first(g_.nodes.size(), kNone), other(groups_.size());
+    for (uint32_t k = uint32_t(groups_.size()); k-- > 0;)
+      if (made_.find(k) == k) other[k] = std::exchange(first[groups_[k].order], k);
+    by_order.reserve(groups_.size());
+    for (uint32_t k : first)
+      for (; k != kNone; k = other[k]) by_order.push_back(k);
     done.reserve(by_order.size());
     constexpr uint32_t kListed = kNone - 1;
     // Per group: which of its reads is looked at next; kListed when the group is in `done`.
@@ -178,15 +182,13 @@ class Emitter {
            std::ranges::all_of(g_.in(n), [&](uint32_t u) { return views_[u].layout.is_contiguous(); });
   }
 
-  std::shared_ptr<const TileProgram> emit(uint32_t k) {
+  void emit(uint32_t k) {
     const Group& g = groups_[k];
-    auto program = std::make_shared<TileProgram>();
-    TileProgram& p = *program;
+    TileProgram& p = program_;
+    p.inputs.clear(), p.instrs.clear(), p.outputs.clear();
     std::sort(nodes_.begin(), nodes_.end());
     const int split = g.fixed_rows() < 0 ? -1 : dims_of(g.space, g.rows);
     Emit e{k, split, made_.is_added(nodes_.back()), g.space.rank == 0, g.space, &p};
-    p.instrs.reserve(size_t(g.size));
-    p.inputs.reserve(size_t(g.n_reads) + 2);
     for (uint32_t i : nodes_) {
       const Graph::Node& n = g_.nodes[i];
       if (info(n.op).kind == Kind::Reduce) emit_reduction(e, i);
@@ -212,7 +214,6 @@ class Emitter {
     for (auto& in : p.instrs)
       for (int j = 0; j < in.n_src; ++j) number(in.src[j]);
     collapse(p, g.space, e.split);
-    return program;
   }
 
   // How the kernel ends in reduction n; for one over some axes, the strides of what is left.

@@ -20,9 +20,6 @@ namespace knet {
 
 namespace {
 
-// Parts of a concatenation are written in place from this many bytes on: below, one kernel that copies them all is as
-// good.
-constexpr int64_t kJoinBytes = 8 << 10;
 // Nodes that wait together: three such trees and their reader still fit one kernel.
 constexpr int kMaxWaiting = 16;
 constexpr int kMaxFree = 8;

@@ -115,6 +115,32 @@ void Rebuilder::keep(const Graph::Node& n) {
   for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = o + k;
 }
 
+void Rebuilder::keep(size_t first, size_t end) {
+  if (first == end) return;
+  const Graph::Node &a = g_.nodes[first], &z = g_.nodes[end - 1];
+  const uint32_t n_values = z.out + z.n_out - a.out, n_ins = z.in_at + z.n_in - a.in_at;
+  const uint32_t n_attrs = z.attr_at + z.n_attr - a.attr_at;
+  const uint32_t node = uint32_t(out_.nodes.size()), value = uint32_t(out_.values.size());
+  const uint32_t in = uint32_t(out_.ins.size()), attr = uint32_t(out_.attrs.size());
+  std::copy_n(g_.values.data() + a.out, n_values, out_.values.more(n_values));
+  std::copy_n(g_.attrs.data() + a.attr_at, n_attrs, out_.attrs.more(n_attrs));
+  uint32_t* maker = out_.maker.more(n_values);
+  for (uint32_t k = 0; k < n_values; ++k) {
+    maker[k] = g_.maker[a.out + k] - uint32_t(first) + node;
+    map_[a.out + k] = value + k;
+  }
+  uint32_t* v = out_.ins.more(n_ins);
+  for (uint32_t k = 0; k < n_ins; ++k) v[k] = map_[g_.ins[a.in_at + k]];
+  Graph::Node* n = out_.nodes.more(end - first);
+  std::copy_n(g_.nodes.data() + first, end - first, n);
+  const Graph::Node from = a;
+  for (size_t k = 0; k < end - first; ++k) {
+    n[k].out += value - from.out;
+    n[k].in_at += in - from.in_at;
+    n[k].attr_at += attr - from.attr_at;
+  }
+}
+
 Graph Rebuilder::finish() {
   for (auto list : {&Graph::inputs, &Graph::scalars, &Graph::outputs})
     for (uint32_t v : g_.*list) (out_.*list).push_back(map_[v]);

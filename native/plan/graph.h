@@ -10,6 +10,9 @@
 namespace knet {
 
 inline constexpr uint32_t kNone = ~0u;  // no value, no node
+// Parts of a concatenation are written in place from this many bytes on: below, one kernel that copies them all is as
+// good.
+inline constexpr int64_t kJoinBytes = 8 << 10;
 
 // Values are numbered; each is made by one node (inputs by a leaf or scalar node). Nodes are in an order in which
 // everything is made before it is used. Words of inputs and attributes lie in two pools, so that a node is plain data;
@@ -55,6 +58,15 @@ struct Graph {
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
+// Are they the same? For lists of a few words, of which a call of memcmp (std::ranges::equal) takes longer than they do.
+template <class T>
+bool same_words(std::span<const T> a, std::span<const T> b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
 // A shape as attributes: its rank, then its dimensions.
 class ShapeWords {
  public:
@@ -80,6 +92,9 @@ class Rebuilder {
 
   // The node as it is, on what has become of its operands.
   void keep(const Graph::Node&);
+  // The nodes first .. end - 1 as they are, at once. Of a graph of which words and values are in the order of the nodes: as
+  // it was recorded or rebuilt, and not changed since.
+  void keep(size_t first, size_t end);
   // out_, with the inputs, scalars and outputs of g_.
   Graph finish();
 };

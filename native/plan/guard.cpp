@@ -88,7 +88,7 @@ class Guard {
 void guard(Schedule& schedule) {
   for (const Kernel& k : schedule.kernels) {
     const Op op = schedule.graph.nodes[schedule.nodes(k)[0]].op;
-    if (!k.tile && info(op).kind == Kind::Index) return Guard(schedule).run();
+    if (!k.tile() && info(op).kind == Kind::Index) return Guard(schedule).run();
   }
 }
 

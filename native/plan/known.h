@@ -20,7 +20,7 @@ class Known {
   uint32_t find(uint64_t h, Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs) const {
     for (size_t i = h & (slots_.size() - 1); slots_[i] != kNone; i = (i + 1) & (slots_.size() - 1)) {
       const auto& n = g_.nodes[slots_[i]];
-      if (n.op == op && std::ranges::equal(g_.in(n), in) && std::ranges::equal(g_.attr(n), attrs)) return n.out;
+      if (n.op == op && same_words(g_.in(n), in) && same_words(g_.attr(n), attrs)) return n.out;
     }
     return kNone;
   }

@@ -211,7 +211,7 @@ class Placer {
     if (g_.values[v].shape.size() != g_.values[r].shape.size() || !is_whole(s_.views[u], g_)) return false;
     for (size_t j = 0; j < in.size(); ++j)
       if (j != i && root(in[j]) == r) return false;
-    if (const TileProgram* p = kernel.tile.get()) {
+    if (const TileProgram* p = kernel.tile()) {
       // Point by point: both in C order over the whole space; and the value is not needed after its place is written.
       if (p->outputs[o].what != TileProgram::Output::Store || p->inputs[i].cls != Reg::Full) return false;
       if (!std::equal(p->inputs[i].stride, p->inputs[i].stride + p->dims.rank, p->outputs[o].stride) &&
@@ -231,7 +231,7 @@ class Placer {
   static List<uint32_t> in_order_of_writing(const Kernel& kernel) {
     List<uint32_t> order(kernel.n_out);
     std::iota(order.begin(), order.end(), 0u);
-    if (const TileProgram* p = kernel.tile.get())
+    if (const TileProgram* p = kernel.tile(); p && kernel.n_out > 1)
       std::ranges::stable_sort(order, {}, [p](uint32_t o) { return p->outputs[o].reg; });
     return order;
   }
@@ -315,14 +315,21 @@ class Placer {
         pieces_.push_back(p);
         kernels_with_scratch.push_back(k);
       }
-    List<uint32_t> in_arena;
-    for (uint32_t i = 0; i < pieces_.size(); ++i)
-      if (pieces_[i].output < 0 && pieces_[i].bytes > 0 && pieces_[i].whole == kNone) in_arena.push_back(i);
-    std::sort(in_arena.begin(), in_arena.end(), [&](uint32_t a, uint32_t b) {
-      const Piece &p = pieces_[a], &q = pieces_[b];
-      return p.birth != q.birth ? p.birth < q.birth : p.bytes != q.bytes ? p.bytes > q.bytes : a < b;
-    });
     const uint32_t n = uint32_t(s_.kernels.size());
+    // In the order of their births, and of those the largest first.
+    List<uint32_t> at(n + 1, 0);
+    const auto lies_here = [](const Piece& p) { return p.output < 0 && p.bytes > 0 && p.whole == kNone; };
+    for (const Piece& p : pieces_)
+      if (lies_here(p)) ++at[p.birth + 1];
+    for (uint32_t k = 0; k < n; ++k) at[k + 1] += at[k];
+    List<uint32_t> in_arena(at[n]);
+    for (uint32_t i = 0; i < pieces_.size(); ++i)
+      if (lies_here(pieces_[i])) in_arena[at[pieces_[i].birth]++] = i;
+    for (uint32_t k = 0, from = 0; k < n; from = at[k++])
+      if (at[k] > from + 1)
+        std::sort(in_arena.begin() + from, in_arena.begin() + at[k], [&](uint32_t a, uint32_t b) {
+          return pieces_[a].bytes != pieces_[b].bytes ? pieces_[a].bytes > pieces_[b].bytes : a < b;
+        });
     List<int64_t> change(n + 1, 0);
     for (uint32_t i : in_arena) {
       change[pieces_[i].birth] += pieces_[i].bytes;

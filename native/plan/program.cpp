@@ -275,7 +275,7 @@ class Flat final : public Program {
       most_operands_ = std::max(most_operands_, size_t(kernel.n_in + kernel.n_out));
       cost_ns += kernel.step->cost_ns;
       calls_.push_back(c);
-      can_fail |= !kernel.tile && info(first.op).kind == Kind::Index && first.op != Op::sort && first.op != Op::top &&
+      can_fail |= !kernel.tile() && info(first.op).kind == Kind::Index && first.op != Op::sort && first.op != Op::top &&
                   k >= s.guards && std::find(s.checked.begin(), s.checked.end(), k) == s.checked.end();
       steps_.push_back(kernel.step);
       lines_.push_back(first.line);
@@ -327,8 +327,8 @@ std::vector<std::string> Schedule::lines() const {
   for (const Kernel& k : kernels) {
     const Graph::Node& first = graph.nodes[nodes(k)[0]];
     std::string s;
-    if (k.tile) {
-      s = describe(*k.tile, in(k), out(k));
+    if (k.tile()) {
+      s = describe(*k.tile(), in(k), out(k));
     } else {
       const Spec& result = graph.values[out(k)[0]];
       s = std::string(info(first.op).name) + " " + name(result.dtype) + str(result.shape) + ": ";
@@ -379,8 +379,8 @@ std::string Schedule::text() const {
   for (size_t k = 0; k < kernels.size(); ++k) {
     const Kernel& kernel = kernels[k];
     s += std::to_string(k) + " ";
-    if (kernel.tile) {
-      s += describe(*kernel.tile, in(kernel), out(kernel));
+    if (kernel.tile()) {
+      s += describe(*kernel.tile(), in(kernel), out(kernel));
     } else {
       const Graph::Node& n = graph.nodes[nodes(kernel)[0]];
       s += std::string(info(n.op).name) + ":";

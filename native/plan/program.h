@@ -21,9 +21,9 @@ struct Kernel {
   // In Schedule::words, one after the other: its nodes of the graph (more than one only in a tile program),
   // the values it reads (through their views), the values it writes.
   uint32_t at = 0, n_nodes = 0, n_in = 0, n_out = 0;
-  // Set for elementwise and fused reductions; else nodes[0] is a Step of its own.
-  std::shared_ptr<const TileProgram> tile;
   std::shared_ptr<const Step> step;   // made by the device; shared with the program
+  // For elementwise and fused reductions; else (null) nodes[0] is a Step of its own.
+  const TileProgram* tile() const { return step->program.get(); }
 };
 // A concatenation that no kernel copies: its parts are written where they belong.
 struct Joined {

@@ -13,9 +13,9 @@ namespace knet {
 namespace {
 
 // Which nodes the outputs need. Inputs and scalars always stay: their order is the order of binding.
-List<uint8_t> live_nodes(const Graph& g, const List<uint32_t>& instead) {
+List<uint8_t> live_nodes(const Graph& g) {
   List<uint8_t> live(g.nodes.size());
-  auto need = [&](uint32_t v) { live[g.maker[instead.empty() ? v : instead[v]]] = true; };
+  auto need = [&](uint32_t v) { live[g.maker[v]] = true; };
   for (uint32_t v : g.outputs) need(v);
   for (size_t n = g.nodes.size(); n-- > 0;) {
     const auto& node = g.nodes[n];
@@ -26,24 +26,107 @@ List<uint8_t> live_nodes(const Graph& g, const List<uint32_t>& instead) {
   return live;
 }
 
-class Rewriter {
- public:
-  Rewriter(Graph& out, size_t expect) : g_(out), known_(out, expect) {}
+// What has run already is read, not made again: value -> the value that stands for it. Empty if nothing has.
+List<uint32_t> read_instead(const Graph& g) {
+  List<uint32_t> instead;
+  if (g.known.empty()) return instead;
+  instead.resize(g.values.size());
+  std::iota(instead.begin(), instead.end(), 0u);
+  for (auto [v, leaf] : g.known) instead[v] = leaf;
+  return instead;
+}
 
-  // The first result of `op` on these inputs (overwritten): an older value where one is as good.
-  uint32_t add(Op op, std::span<uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs, int32_t line) {
-    if (info(op).kind == Kind::Elementwise && in.size() > 1) peel(in, specs[0].shape);
-    if (uint32_t v = identity(op, in, attrs, specs); v != kNone) return v;
-    uint64_t h = Known::hash(op, in, attrs);
-    if (uint32_t v = known_.find(h, op, in, attrs); v != kNone) return v;
-    uint32_t out = g_.add(op, in, attrs, specs, line);
-    known_.add(h, uint32_t(g_.nodes.size() - 1));
-    return out;
+// Compound operations become what they stand for.
+class Expander : Rebuilder {
+ public:
+  using Rebuilder::Rebuilder;
+
+  Graph run() {
+    out_.reserve(g_, 1.5);
+    size_t kept = 0;
+    for (size_t i = 0; i < g_.nodes.size(); ++i) {
+      if (info(g_.nodes[i].op).kind != Kind::Compound) continue;
+      keep(kept, i);
+      expand(g_.nodes[i]);
+      kept = i + 1;
+    }
+    keep(kept, g_.nodes.size());
+    for (auto [v, leaf] : g_.known) out_.known.emplace_back(map_[v], map_[leaf]);
+    return finish();
   }
 
  private:
-  Graph& g_;
+  List<uint32_t> in_;
+  List<const Spec*> specs_;
+  List<int64_t> results_;
+
+  void expand(const Graph::Node& n) {
+    in_.clear();
+    specs_.clear();
+    for (uint32_t v : g_.in(n)) {
+      in_.push_back(map_[v]);
+      specs_.push_back(&g_.values[v]);
+    }
+    expansion({n.op, g_.attr(n), specs_, {}, 0, 0})->instantiate(out_, in_, n.line, results_);
+    for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = uint32_t(results_[k]);
+  }
+};
+
+// Goes through the nodes once. Each is left as it is, changed where it is, or its results are read from an older value.
+class Rewriter {
+ public:
+  explicit Rewriter(Graph g) : g_(std::move(g)), map_(g_.values.size()), known_(g_, g_.nodes.size()) {}
+
+  Graph run() {
+    std::iota(map_.begin(), map_.end(), 0u);
+    const auto instead = read_instead(g_);
+    for (uint32_t i = 0; i < g_.nodes.size(); ++i) {
+      const Graph::Node& n = g_.nodes[i];
+      if (n.op == Op::leaf || n.op == Op::scalar) continue;
+      for (uint32_t& v : inputs(n)) v = map_[v];
+      if (const uint32_t older = rewrite(i); older != kNone)
+        for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = older + k;
+      if (!instead.empty())
+        for (uint32_t k = 0; k < n.n_out; ++k)
+          if (const uint32_t v = n.out + k; instead[v] != v) map_[v] = instead[v];
+    }
+    for (uint32_t& v : g_.outputs) v = map_[v];
+    g_.known.clear();
+    return prune(std::move(g_));
+  }
+
+ private:
+  Graph g_;
+  List<uint32_t> map_;  // value -> the value that is read instead
   Known known_;
+
+  std::span<uint32_t> inputs(const Graph::Node& n) { return {g_.ins.data() + n.in_at, n.n_in}; }
+
+  // The node is now this operation on the first of its inputs.
+  void become(Graph::Node& n, Op op, std::span<const int64_t> attrs) {
+    n.op = op;
+    n.attr_at = uint32_t(g_.attrs.size());
+    n.n_attr = uint16_t(attrs.size());
+    g_.attrs.insert(g_.attrs.end(), attrs.begin(), attrs.end());
+  }
+  void become_constant(Graph::Node& n, Scalar s, DType t) {
+    const int64_t words[] = {int64_t(t), s.i};
+    become(n, Op::constant, words);
+    n.n_in = 0;
+  }
+
+  // An older value that is as good as the first result of node i, or kNone.
+  uint32_t rewrite(uint32_t i) {
+    Graph::Node& n = g_.nodes[i];
+    if (info(n.op).kind == Kind::Elementwise && n.n_in > 1) peel(inputs(n), g_.values[n.out].shape);
+    if (const uint32_t v = identity(n); v != kNone) return v;
+    const auto in = g_.in(n);
+    const auto attrs = g_.attr(n);
+    const uint64_t h = Known::hash(n.op, in, attrs);
+    const uint32_t v = known_.find(h, n.op, in, attrs);
+    if (v == kNone) known_.add(h, i);
+    return v;
+  }
 
   // Is every element of v this constant?
   bool constant_is(uint32_t v, double x) const {
@@ -67,50 +150,51 @@ class Rewriter {
     }
   }
 
-  uint32_t identity(Op op, std::span<const uint32_t> in, std::span<const int64_t> attrs, std::span<const Spec> specs) {
-    if (in.empty()) return kNone;
-    uint32_t x = in[0];
+  // An older value that the node does nothing to; or kNone, and the node may have become a simpler one.
+  uint32_t identity(Graph::Node& n) {
+    if (n.n_in == 0) return kNone;
+    const auto in = inputs(n);
+    const uint32_t x = in[0];
+    const Graph::Node& made = g_.made(x);
     const Spec& from = g_.values[x];
-    const Spec& to = specs[0];
-    bool same = from.shape == to.shape && from.dtype == to.dtype;
-    switch (op) {
+    const Spec& to = g_.values[n.out];
+    const bool same = from.shape == to.shape && from.dtype == to.dtype;
+    switch (n.op) {
       case Op::param:
       case Op::alias:
       case Op::stop:
       case Op::custom: return x;
       case Op::cast:
         if (same) return x;
-        if (const auto& n = g_.made(x); n.op == Op::constant) {
+        if (made.op == Op::constant) {
           char cell[16];
-          Scalar s = std::bit_cast<Scalar>(g_.attr(n)[1]);
-          DType t = DType(g_.attr(n)[0]);
+          const Scalar s = std::bit_cast<Scalar>(g_.attr(made)[1]);
+          const DType t = DType(g_.attr(made)[0]);
           if (is_float(t) && is_float(to.dtype)) {
             store(s, to.dtype, cell);
-            return g_.constant(load(to.dtype, cell), to.dtype);
+            become_constant(n, load(to.dtype, cell), to.dtype);
+          } else if (is_int(t) && is_float(to.dtype)) {
+            become_constant(n, {.f = double(s.i)}, to.dtype);
           }
-          if (is_int(t) && is_float(to.dtype)) return g_.constant({.f = double(s.i)}, to.dtype);
         }
         return kNone;
       case Op::copy:
       case Op::broadcast_to: return same ? x : kNone;
       case Op::reshape:
         if (same) return x;
-        if (const auto& n = g_.made(x); n.op == Op::reshape) {
-          uint32_t y = g_.in(n)[0];
-          return add(Op::reshape, {&y, 1}, attrs, specs, n.line);
-        }
-        return kNone;
+        if (made.op != Op::reshape) return kNone;
+        in[0] = g_.in(made)[0];
+        return identity(n);
       case Op::transpose: {
-        auto axes = attrs.subspan(1);
+        const auto axes = g_.attr(n).subspan(1);
         if (std::ranges::is_sorted(axes)) return x;
-        if (const auto& n = g_.made(x); n.op == Op::transpose) {
-          auto inner = g_.attr(n).subspan(1);
-          List<int64_t> both{attrs[0]};
-          for (int64_t a : axes) both.push_back(inner[size_t(a)]);
-          uint32_t y = g_.in(n)[0];
-          return add(Op::transpose, {&y, 1}, both, specs, n.line);
-        }
-        return kNone;
+        if (made.op != Op::transpose) return kNone;
+        const auto inner = g_.attr(made).subspan(1);
+        List<int64_t> both{int64_t(axes.size())};
+        for (int64_t a : axes) both.push_back(inner[size_t(a)]);
+        become(n, Op::transpose, both);
+        in[0] = g_.in(made)[0];
+        return identity(n);
       }
       case Op::concatenate: return in.size() == 1 ? x : kNone;
       case Op::multiply:
@@ -118,17 +202,16 @@ class Rewriter {
         if (constant_is(x, 1) && g_.values[in[1]].shape == to.shape) return in[1];
         return kNone;
       case Op::divide: return same && constant_is(in[1], 1) ? x : kNone;
-      case Op::negative: return g_.made(x).op == Op::negative ? g_.in(g_.made(x))[0] : kNone;
+      case Op::negative: return made.op == Op::negative ? g_.in(made)[0] : kNone;
       case Op::sum:
       case Op::prod:
       case Op::max:
       case Op::min:
         // Over axes of extent 1 there is nothing to add up.
-        if (from.dtype == to.dtype && from.shape.size() == to.shape.size() && from.shape.size() > 0) {
-          if (same) return x;
-          return add(Op::reshape, {&x, 1}, ShapeWords(to.shape), {&to, 1}, -1);
-        }
-        return kNone;
+        if (from.dtype != to.dtype || from.shape.size() != to.shape.size() || from.shape.size() == 0) return kNone;
+        if (same) return x;
+        become(n, Op::reshape, ShapeWords(to.shape));
+        return identity(n);
       default: return kNone;
     }
   }
@@ -137,7 +220,7 @@ class Rewriter {
 }  // namespace
 
 Graph prune(Graph g) {
-  const auto live = live_nodes(g, {});
+  const auto live = live_nodes(g);
   // A constant that nobody reads may stay where nothing else must go: it costs nothing.
   size_t first = 0;
   while (first < live.size() && (live[first] || g.nodes[first].op == Op::constant)) ++first;
@@ -168,63 +251,9 @@ Graph prune(Graph g) {
 }
 
 Graph simplify(Graph g) {
-  // What has run already is read, not made again.
-  List<uint32_t> instead;
-  if (!g.known.empty()) {
-    instead.resize(g.values.size());
-    for (uint32_t v = 0; v < instead.size(); ++v) instead[v] = v;
-    for (auto [v, leaf] : g.known) instead[v] = leaf;
-  }
-  auto live = live_nodes(g, instead);
-
-  Graph out;
-  out.reserve(g);
-  Rewriter rewrite(out, g.nodes.size());
-  List<uint32_t> map(g.values.size(), kNone), in;
-  auto mapped = [&](uint32_t v) { return map[instead.empty() ? v : instead[v]]; };
-  for (size_t i = 0; i < g.nodes.size(); ++i) {
-    if (!live[i]) continue;
-    const auto& n = g.nodes[i];
-    in.clear();
-    for (uint32_t v : g.in(n)) in.push_back(mapped(v));
-    const std::span<const Spec> specs(g.values.data() + n.out, n.n_out);
-    if (n.op == Op::leaf || n.op == Op::scalar) {
-      map[n.out] = out.add(n.op, {}, g.attr(n), specs, n.line);
-    } else if (info(n.op).kind == Kind::Compound) {
-      // The expansion is laid out in a scratch graph and each of its operations rewritten like the others.
-      Graph scratch;
-      List<uint32_t> operands;
-      List<Spec> operand_specs;
-      List<const Spec*> pointers;
-      operand_specs.reserve(in.size());
-      for (uint32_t v : in) operand_specs.push_back(out.values[v]);
-      for (size_t k = 0; k < in.size(); ++k) {
-        operand_specs[k].weak = g.values[g.in(n)[k]].weak;
-        pointers.push_back(&operand_specs[k]);
-        operands.push_back(scratch.add(Op::leaf, {}, {}, {&operand_specs[k], 1}));
-      }
-      List<int64_t> results;
-      expansion({n.op, g.attr(n), pointers, {}, 0, 0})->instantiate(scratch, operands, n.line, results);
-      List<uint32_t> inner(scratch.values.size());
-      for (size_t k = 0; k < in.size(); ++k) inner[operands[k]] = in[k];
-      for (const auto& m : scratch.nodes) {
-        if (m.op == Op::leaf) continue;
-        List<uint32_t> on;
-        for (uint32_t v : scratch.in(m)) on.push_back(inner[v]);
-        std::span<const Spec> s(scratch.values.data() + m.out, m.n_out);
-        uint32_t o = rewrite.add(m.op, on, scratch.attr(m), s, n.line);
-        for (uint32_t k = 0; k < m.n_out; ++k) inner[m.out + k] = o + k;
-      }
-      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = inner[size_t(results[k])];
-    } else {
-      uint32_t o = rewrite.add(n.op, in, g.attr(n), specs, n.line);
-      for (uint32_t k = 0; k < n.n_out; ++k) map[n.out + k] = o + k;
-    }
-  }
-  for (uint32_t v : g.inputs) out.inputs.push_back(map[v]);
-  for (uint32_t v : g.scalars) out.scalars.push_back(map[v]);
-  for (uint32_t v : g.outputs) out.outputs.push_back(mapped(v));
-  return prune(std::move(out));
+  if (std::ranges::any_of(g.nodes, [](const Graph::Node& n) { return info(n.op).kind == Kind::Compound; }))
+    g = Expander(std::move(g)).run();
+  return Rewriter(std::move(g)).run();
 }
 
 }  // namespace knet

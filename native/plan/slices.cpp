@@ -96,9 +96,16 @@ class Pusher : Rebuilder {
 
 Graph push_slices(Graph g) {
   // Most plans have no elementwise result of which slices alone are read: that is all there is to see.
+  const auto cuts = [&](const Graph::Node& n) {
+    return n.op == Op::slice && info(g.made(g.in(n)[0]).op).kind == Kind::Elementwise;
+  };
+  if (std::ranges::none_of(g.nodes, cuts)) return g;
   List<uint8_t> sliced(g.values.size()), otherwise(g.values.size());
-  for (const auto& n : g.nodes)
-    for (uint32_t j = 0; j < n.n_in; ++j) (n.op == Op::slice && j == 0 ? sliced : otherwise)[g.ins[n.in_at + j]] = true;
+  for (const auto& n : g.nodes) {
+    const bool cut = n.op == Op::slice;
+    if (cut) sliced[g.in(n)[0]] = true;
+    for (uint32_t v : g.in(n).subspan(cut)) otherwise[v] = true;
+  }
   for (uint32_t v : g.outputs) otherwise[v] = true;
   for (const auto& n : g.nodes)
     if (sliced[n.out] && !otherwise[n.out] && info(n.op).kind == Kind::Elementwise) return Pusher(std::move(g)).run();
@@ -111,13 +118,13 @@ void join_slices(Graph& g) {
     int64_t start, length;
     uint32_t value;
   };
-  List<int64_t> filled;  // value: elements of the axis that are put in place by the chain that ends in it
-  for (const auto& n : g.nodes) {
-    if (n.op != Op::slice_add) continue;
-    if (filled.empty()) filled.resize(g.values.size());
-    filled[n.out] = filled[g.in(n)[0]] + g.values[g.in(n)[1]].shape[int(g.attr(n)[1])];
-  }
-  if (filled.empty()) return;
+  const auto fixed = [&](const Graph::Node& n) {
+    return n.op == Op::slice_add && n.n_in > 2 && g.made(g.in(n)[2]).op == Op::constant;
+  };
+  if (std::ranges::none_of(g.nodes, fixed)) return;
+  List<int64_t> filled(g.values.size());  // elements of the axis that are put in place by the chain that ends in a value
+  for (const auto& n : g.nodes)
+    if (n.op == Op::slice_add) filled[n.out] = filled[g.in(n)[0]] + g.values[g.in(n)[1]].shape[int(g.attr(n)[1])];
   for (size_t i = g.nodes.size(); i-- > 0;) {
     if (g.nodes[i].op != Op::slice_add) continue;
     if (filled[g.nodes[i].out] != g.values[g.nodes[i].out].shape[int(g.attr(g.nodes[i])[1])]) continue;

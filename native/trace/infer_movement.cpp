@@ -94,6 +94,39 @@ void slice(Ins in, Ints attrs, Specs& out) {
   for (size_t i = 0; i < axes.size(); ++i) y.shape[int(axes[i])] = lengths[i];
 }
 
+void slices(Ins in, Ints attrs, Specs& out) {
+  const Spec& x = *in[0];
+  AttrReader a{attrs};
+  const Ints axes = a.ints(), lengths = a.ints(), steps = a.ints();
+  const size_t n_starts = in.size() - 1;
+  if (axes.empty() || n_starts % axes.size())
+    fail(Op::slices, std::to_string(n_starts) + " starts are not one for each slice and axis of " + list(axes) + ".");
+  for (size_t i = 0; i < n_starts; i += axes.size())
+    region(Op::slices, x, axes, lengths, steps, in.subspan(1 + i, axes.size()));
+  Spec& y = like(out, x);
+  for (size_t i = 0; i < axes.size(); ++i) y.shape[int(axes[i])] = lengths[i];
+  Shape all{int64_t(n_starts / axes.size())};
+  for (int64_t d : y.shape) all.push(d);
+  y.shape = all;
+}
+
+void splice(Ins in, Ints attrs, Specs& out) {
+  same_dtype(Op::splice, in);
+  AttrReader a{attrs};
+  const Ints shape = a.ints(), pieces = a.ints();
+  Spec& y = result(out, in[0]->dtype, common_device(Op::splice, in));
+  y.shape = Shape(shape);
+  int64_t total = 0;
+  bool ok = pieces.size() % 3 == 0;
+  for (size_t i = 0; ok && i < pieces.size(); i += 3) {
+    const int64_t which = pieces[i], from = pieces[i + 1], n = pieces[i + 2];
+    ok = which >= 0 && size_t(which) < in.size() && from >= 0 && n >= 0 && n <= in[size_t(which)]->shape.size() - from;
+    total += n;
+  }
+  if (!ok || total != y.shape.size())
+    fail(Op::splice, "pieces " + list(pieces) + " of " + shapes(in) + " do not make " + list(shape) + ".");
+}
+
 void slice_write(Op op, Ins in, Ints attrs, Specs& out) {
   const Spec &x = *in[0], &v = *in[1];
   AttrReader a{attrs};
@@ -145,6 +178,8 @@ void movement(Op op, Ins in, Ints attrs, Specs& out) {
   const Spec& x = *in[0];
   switch (op) {
     case Op::slice: return slice(in, attrs, out);
+    case Op::slices: return slices(in, attrs, out);
+    case Op::splice: return splice(in, attrs, out);
     case Op::slice_update: case Op::slice_add: return slice_write(op, in, attrs, out);
     case Op::concatenate: return concatenate(in, attrs, out);
     case Op::flip: checked_axes(op, AttrReader{attrs}.ints(), x.shape); like(out, x); return;

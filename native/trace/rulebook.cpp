@@ -211,7 +211,7 @@ TemplateRef added_into_operand(const Template& t) {
 TemplateRef lookup(Book& book, const Signature& s, Sees sees, const std::function<Template(const Signature&)>& make) {
   const Key key(s, sees);
   auto& last = book.last[size_t(s.op)];
-  if (last && std::ranges::equal(last->first, key.words())) return last->second;
+  if (last && same_words<int64_t>(last->first, key.words())) return last->second;
   if (auto it = book.all.find(key.words()); it != book.all.end()) {
     last = &*it;
     return it->second;

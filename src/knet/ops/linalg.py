@@ -32,7 +32,11 @@ def _row(x):
 
 def _rows(x):
     """All rows of a stack of matrices, one below the other."""
-    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+    return x if len(x.shape) == 2 else reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _vector(x):
+    return x if len(x.shape) == 1 else reshape(x, (math.prod(x.shape),))
 
 
 def _a_grad(dy, a, b):
@@ -48,7 +52,7 @@ def _b_grad(dy, a, b):
         return ops.multiply(a, dy) if len(b.shape) == 1 else ops.multiply(_column(a), _row(dy))
     # One b for a whole stack: one product over all rows, not a stack of products to be summed.
     if len(b.shape) == 1:
-        return matmul(reshape(dy, (math.prod(dy.shape),)), _rows(a))
+        return matmul(_vector(dy), _rows(a))
     if len(b.shape) == 2 and len(a.shape) > 2:
         a, dy = _rows(a), _rows(dy)
     return matmul(_t(a), dy)

@@ -77,6 +77,27 @@ def _concatenate_grad(dy, y, *xs, axis):
     return parts
 
 
+def _by(n, xs):
+    """The list in groups of n."""
+    return [xs[i:i + n] for i in range(0, len(xs), n)]
+
+
+def _slices_grad(dy, y, x, *starts, axes, lengths, steps):
+    dx = _zeros(x)
+    for k, at in enumerate(_by(len(axes), starts)):
+        dx = slice_add(dx, reshape(part(dy, 0, k, 1), dy.shape[1:]), *at, axes=axes, steps=steps)
+    return [dx] + [None] * len(starts)
+
+
+def _splice_grad(dy, y, *xs, shape, pieces):
+    dy, at = reshape(dy, (-1,)), 0
+    dxs = [reshape(_zeros(x), (-1,)) for x in xs]
+    for which, start, n in _by(3, pieces):
+        dxs[which] = slice_add(dxs[which], part(dy, 0, at, n), start, axes=(0,), steps=(1,))
+        at += n
+    return [reshape(dx, x.shape) for dx, x in zip(dxs, xs)]
+
+
 reshape = primitive(
     "reshape",
     "x, shape: shape",
@@ -153,6 +174,36 @@ slice_add = primitive(
         sample((4, 3), (0, 3), 2, axes=(0,), steps=(1,)),
     ],
     doc="x with v added to a region.",
+)
+
+slices = primitive(
+    "slices",
+    "x, *starts, axes: ints, lengths: ints, steps: ints",
+    "Movement",
+    public=False,
+    grad=_slices_grad,
+    reference=lambda x, *starts, axes, lengths, steps: np.stack(
+        [x[_index(x, at, axes, lengths, steps)] for at in _by(len(axes), starts)]),
+    samples=[
+        sample((5, 6), 1, 4, 0, 5, 1, 4, axes=(0, 1), lengths=(2, 3), steps=(2, -2)),
+        sample((4, 3), 2, 0, axes=(0,), lengths=(1,), steps=(1,)),
+    ],
+    doc="Several regions of x, each as a slice, along a new first axis.",
+)
+
+splice = primitive(
+    "splice",
+    "*xs, shape: shape, pieces: ints",
+    "Movement",
+    public=False,
+    grad=_splice_grad,
+    reference=lambda *xs, shape, pieces: np.concatenate(
+        [xs[which].ravel()[start:start + n] for which, start, n in _by(3, pieces)]).reshape(shape),
+    samples=[
+        sample((2, 3), (4,), shape=(3, 2), pieces=(0, 2, 3, 1, 0, 2, 0, 1, 1)),
+        sample((2,), shape=(2,), pieces=(0, 0, 2)),
+    ],
+    doc="Elements in C order, one piece after the other: of which input, from which element on, how many.",
 )
 
 flip = primitive(

@@ -52,7 +52,7 @@ int main() {
     Ran r = check(b);
     CHECK(r.plan.kernels() == 4);
     for (const Kernel& k : r.plan.schedule.kernels)
-      if (k.tile) CHECK(k.n_out == (k.n_nodes > 2 ? 2u : 1u));
+      if (k.tile()) CHECK(k.n_out == (k.n_nodes > 2 ? 2u : 1u));
   }
   {  // gates: four slices of one product, one kernel
     Build b;

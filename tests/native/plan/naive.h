@@ -174,7 +174,42 @@ inline Numbers compute(Op op, const std::vector<Operand>& in, std::span<const in
       each(shape, stride, [&](int64_t off, int64_t i) { r[size_t(i)] = in[0].x[size_t(start + off)]; });
       return r;
     }
+    case Op::splice: {
+      attr.ints();  // the shape
+      auto pieces = attr.ints();
+      r.clear();
+      for (size_t k = 0; k < pieces.size(); k += 3) {
+        const auto from = in[size_t(pieces[k])].x.begin() + pieces[k + 1];
+        r.insert(r.end(), from, from + pieces[k + 2]);
+      }
+      return r;
+    }
+    case Op::slices: {
+      const size_t n_axes = size_t(attrs[0]), count = size_t(shape[0]);
+      Spec one = out;
+      one.shape = Shape(shape.dims().subspan(1));
+      r.clear();
+      for (size_t k = 0; k < count; ++k) {
+        std::vector<Operand> each{in[0]};
+        each.insert(each.end(), in.begin() + ptrdiff_t(1 + k * n_axes), in.begin() + ptrdiff_t(1 + (k + 1) * n_axes));
+        const Numbers member = compute(Op::slice, each, attrs, one);
+        r.insert(r.end(), member.begin(), member.end());
+      }
+      return r;
+    }
     case Op::slice_add: case Op::slice_update: {
+      if (in[1].spec.shape.rank > shape.rank) {  // several
+        const size_t n_axes = size_t(attrs[0]), count = size_t(in[1].spec.shape[0]), each = in[1].x.size() / count;
+        Operand sum = in[0], v = in[1];
+        v.spec.shape = Shape(in[1].spec.shape.dims().subspan(1));
+        for (size_t k = 0; k < count; ++k) {
+          v.x.assign(in[1].x.begin() + ptrdiff_t(k * each), in[1].x.begin() + ptrdiff_t((k + 1) * each));
+          std::vector<Operand> now{sum, v};
+          now.insert(now.end(), in.begin() + ptrdiff_t(2 + k * n_axes), in.begin() + ptrdiff_t(2 + (k + 1) * n_axes));
+          sum.x = compute(op, now, attrs, out);
+        }
+        return sum.x;
+      }
       auto axes = attr.ints();
       auto steps = attr.ints();
       r = in[0].x;
@@ -361,6 +396,7 @@ struct NaiveDevice final : Device {
   std::shared_ptr<const Step> tile(const TileProgram& p) override {
     auto s = std::make_shared<NaiveTile>();
     s->p = p;
+    s->program = std::make_shared<const TileProgram>(p);
     return s;
   }
   int64_t max_row() const override { return longest_row; }
