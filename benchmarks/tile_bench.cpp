@@ -1,4 +1,5 @@
-// What a fused elementwise program costs beside hand-written loops. Build as tests/native/tile_test.cpp, with -O3 -march=native.
+// What a fused elementwise program costs beside hand-written loops. Build as tests/native/tile_test.cpp, with -O3
+// -march=native.
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -27,9 +27,10 @@ struct Layout {
 
 struct TileProgram;
 
-// One prepared kernel call: everything but the pointers is fixed. Stateless while running, so a plan may be run again at once.
-// `out[k]`/`in[k]` point at the first element of each operand's layout; `scratch` has `scratch_bytes` bytes, 64-aligned.
-// The same inputs give the same bits for any number of threads. Throws Error (only) when data is bad (an index out of range).
+// One prepared kernel call: everything but the pointers is fixed. Stateless while running, so a plan may be run again
+// at once. `out[k]`/`in[k]` point at the first element of each operand's layout; `scratch` has `scratch_bytes` bytes,
+// 64-aligned. The same inputs give the same bits for any number of threads. Throws Error (only) when data is bad (an
+// index out of range).
 class Step {
  public:
   virtual ~Step() = default;
@@ -96,8 +97,8 @@ struct MemoryStats {
   int64_t pooled = 0;    // bytes kept for reuse
 };
 
-// Work that may go on beside the thread that launched it. It throws nothing. A thread that waits for tasks looks at `state`
-// all the time: what a task works on belongs into other lines of the cache.
+// Work that may go on beside the thread that launched it. It throws nothing. A thread that waits for tasks looks at
+// `state` all the time: what a task works on belongs into other lines of the cache.
 struct alignas(64) AsyncTask {
   virtual void run() noexcept = 0;
   enum State : int32_t { Done, Launched, Running };
@@ -127,7 +128,8 @@ class Device {
   // Steps of `cost_ns` and more may use several threads. expect() says that such work begins in about `in_ns`.
   virtual double threads_from_ns() const { return 0; }
   virtual void expect(double /*cost_ns*/, double /*in_ns*/) {}
-  // Begins a task of about `cost_ns`, if there is a thread for it at hand, or one worth waking; else false. One at a time.
+  // Begins a task of about `cost_ns`, if there is a thread for it at hand, or one worth waking; else false. One at a
+  // time.
   virtual bool launch(AsyncTask&, double /*cost_ns*/) { return false; }
   virtual void wait(AsyncTask&) {}  // until it is done
 };

@@ -25,7 +25,8 @@ inline bool is_unsigned_int(DType t) { return t >= DType::U8 && t <= DType::U64;
 inline bool is_int(DType t) { return t >= DType::I8 && t <= DType::U64; }
 // NumPy's promotion of two arrays' types (int64 + float32 is float64, int8 + uint8 is int16, ...).
 DType promote(DType, DType);
-// The float type that a float-only function computes an integer in (NumPy: int32, int64 -> float64; smaller -> float32).
+// The float type that a float-only function computes an integer in (NumPy: int32, int64 -> float64; smaller ->
+// float32).
 DType to_float(DType);
 
 inline constexpr int kMaxRank = 12;

@@ -13,10 +13,10 @@ namespace {
 // 145. Beside a neighbour that takes half of what a core can issue, it counts how many instructions a sum takes: with
 // every element of a patch read for itself the loops fell to 115 to 125 GFLOP/s, with neighbours read once for the
 // three taps that meet them to 145. Images are not copied with their padding where windows are three wide (reads_rows):
-// that took 4 to 6 % of the time, with strides of 2 15 %. What is read next, and what will be written to, is fetched evenly
-// meanwhile (asked for at once before each tile it took 3 to 6 %); the weights 64 rows ahead, for those of 256 channels
-// and more come from beyond L2: 256x14x14 took 12.5 ms, so 12.0. Turning and writing takes 2 to 5 %. Weights in blocks
-// that stay in L1 for 112 results, sums read and written for each, gained nothing.
+// that took 4 to 6 % of the time, with strides of 2 15 %. What is read next, and what will be written to, is fetched
+// evenly meanwhile (asked for at once before each tile it took 3 to 6 %); the weights 64 rows ahead, for those of 256
+// channels and more come from beyond L2: 256x14x14 took 12.5 ms, so 12.0. Turning and writing takes 2 to 5 %. Weights
+// in blocks that stay in L1 for 112 results, sums read and written for each, gained nothing.
 template <class T>
 class ConvChannels final : public Step {
  public:
@@ -123,8 +123,9 @@ class ConvChannels final : public Step {
   static constexpr int64_t kTurned = 112;
   static constexpr double kAround = 4 << 20;  // bytes of results that are written around the caches (ConvPoint)
   static constexpr double kGHz = 2.6;
-  // Parts of the panels, where images and their shares are fewer tasks than these, and of more work in all: cores are rarely
-  // equally fast. 256x14x14 on four threads in 8 tasks 4.1 to 5.5 ms, in 16 3.9 to 4.4, in 32 3.8 to 4.2; on one 1 % more.
+  // Parts of the panels, where images and their shares are fewer tasks than these, and of more work in all: cores are
+  // rarely equally fast. 256x14x14 on four threads in 8 tasks 4.1 to 5.5 ms, in 16 3.9 to 4.4, in 32 3.8 to 4.2; on one
+  // 1 % more.
   static constexpr int64_t kParted = 32;
   static constexpr double kPartedNs = 5e6;
   static constexpr int64_t kWeights = 4 << 20;   // bytes: 256x14x14 by 256, 2.4 MB, took 12.0 ms as it was, 12.3 joined

@@ -1,5 +1,5 @@
-// conv_dw: the filters' gradient from dy and x. Here: patches gathered, positions block by block; windows of 1; few output
-// channels to a group, positions along the vectors. The rest in conv_dw_channels.cpp.
+// conv_dw: the filters' gradient from dy and x. Here: patches gathered, positions block by block; windows of 1; few
+// output channels to a group, positions along the vectors. The rest in conv_dw_channels.cpp.
 #include "cpu/conv_planes.h"
 #include "cpu/conv_source.h"
 #include "cpu/gemm.h"

@@ -7,8 +7,8 @@
 namespace knet::cpu::conv {
 namespace {
 
-// dw^T (CK x O) = sum of patches^T (CK x P) dy^T (P x O). dy is turned, a block of positions at a time; a tile of dw^T is
-// kept in registers, some rows of the window at once, and reads the images where they lie, so that no patches are
+// dw^T (CK x O) = sum of patches^T (CK x P) dy^T (P x O). dy is turned, a block of positions at a time; a tile of dw^T
+// is kept in registers, some rows of the window at once, and reads the images where they lie, so that no patches are
 // gathered: gathering took 5 to 15 % of the time (64 to 256 channels). A task has some of the positions (its chunk) and
 // some of the input channels (its block).
 template <class T>
@@ -36,7 +36,8 @@ class ConvDwChannels final : public Step {
     most = std::clamp<int64_t>(most, std::min<int64_t>(8, g.in_channels), g.in_channels);
     blocks_ = (g.in_channels + most - 1) / most;
     const double size = double(g.groups * g.out_channels * g.patch());
-    // 8 tasks of 100 us or more, 16 of kTaskNs: chunks, while adding them takes 5 % or less (0.5 ns an element), then blocks.
+    // 8 tasks of 100 us or more, 16 of kTaskNs: chunks, while adding them takes 5 % or less (0.5 ns an element), then
+    // blocks.
     const auto wanted = int64_t(std::clamp(cost_ns / kTaskNs, std::clamp(cost_ns / 100e3, 1.0, 8.0), 16.0));
     const int64_t tasks = blocks_ * g.groups, affordable = std::lround(0.05 * cost_ns / (0.5 * size));
     chunks_ = even_tasks(std::min((wanted + tasks - 1) / tasks, affordable));
@@ -85,8 +86,8 @@ class ConvDwChannels final : public Step {
   static constexpr int64_t kPositions = 512;  // the sums are read and written once for each block
   static constexpr int64_t kTurned = 64;      // at once: they stay in L1 until all channels are there
   static constexpr int64_t kAdded = 64;       // rows of sums at once
-  // With 8 tasks for four threads, whose cores are rarely equally fast, 64x56x56 took 5.0 ms, 128x28x28 5.5 and 256x14x14
-  // 4.7; with 16 4.7, 5.1 and 4.3; on one thread they cost 1 to 3 %, 32 of them 4 to 8.
+  // With 8 tasks for four threads, whose cores are rarely equally fast, 64x56x56 took 5.0 ms, 128x28x28 5.5 and
+  // 256x14x14 4.7; with 16 4.7, 5.1 and 4.3; on one thread they cost 1 to 3 %, 32 of them 4 to 8.
   static constexpr double kTaskNs = 700e3;
   // Images whose positions are joined.
   struct Set {
@@ -101,8 +102,11 @@ class ConvDwChannels final : public Step {
   // Where many blocks would each turn dy, it is turned before: 512x7x7 in 16 blocks took 13.4 ms, so 12.4; 128x28x28 in
   // four the same either way.
   bool turned_first() const { return blocks_ > 4; }
-  // Sums of a block of channels: a panel's rows side by side, then the next panel. Those of all chunks lie in the scratch.
-  int64_t columns_of(int64_t block) const { return std::min(channels_, g_.in_channels - block * channels_) * g_.window(); }
+  // Sums of a block of channels: a panel's rows side by side, then the next panel. Those of all chunks lie in the
+  // scratch.
+  int64_t columns_of(int64_t block) const {
+    return std::min(channels_, g_.in_channels - block * channels_) * g_.window();
+  }
   int64_t part_size() const { return panels_ * channels_ * g_.window() * width_; }
   size_t sums_bytes() const {
     return chunks_ == 1 ? 0 : size_t(round_up(chunks_ * g_.groups * blocks_ * part_size() * int64_t(sizeof(T)), 64));
@@ -127,8 +131,8 @@ class ConvDwChannels final : public Step {
   void turn(const T* dy, int64_t panel, int64_t q, int64_t count, T* to) const {
     const int64_t plane = g_.y_plane(), o = panel * width_, lanes = std::min(width_, g_.out_channels - o);
     for (int64_t p = 0; p < count; p += kTurned)
-      micro_of<T>().pack(to + p * width_, std::min(kTurned, count - p), lanes, width_, width_, dy + o * plane + q + p, 1,
-                         plane);
+      micro_of<T>().pack(to + p * width_, std::min(kTurned, count - p), lanes, width_, width_, dy + o * plane + q + p,
+                         1, plane);
   }
   void turn_all(const T* dy, T* turned) const {
     const int64_t plane = g_.y_plane(), images = g_.images * g_.groups;
@@ -143,7 +147,7 @@ class ConvDwChannels final : public Step {
 
   // Adds the chunks' sums, in order.
   void add_chunks(T* sums, T* dw) const {
-    const int64_t parts = g_.groups * blocks_, columns = channels_ * g_.window(), pieces = (columns + kAdded - 1) / kAdded;
+    const int64_t parts = g_.groups * blocks_, pieces = (channels_ * g_.window() + kAdded - 1) / kAdded;
     parallel(parts * panels_ * pieces, double(chunks_ * parts * part_size()) * 0.2, [&](int64_t task) {
       const int64_t part = task / (panels_ * pieces), panel = task / pieces % panels_, first = task % pieces * kAdded;
       const int64_t last = std::min(first + kAdded, columns_of(part % blocks_));

@@ -17,10 +17,10 @@ namespace knet::cpu {
 #if defined(__linux__)
 namespace {
 
-// On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the core
-// back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the least):
-// LeNet's step beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the workers, 13.2
-// for the caller as well; 4.7 alone.
+// On a busy machine a thread may lose its core in the middle of a task, and all the others wait for it. It gets the
+// core back sooner, for no larger share of it, when it asks for short slices (Linux 6.12 and later; 0.1 ms is the
+// least): LeNet's step beside four busy processes on four cores took 25 ms without, 14.5 with short slices for the
+// workers, 13.2 for the caller as well; 4.7 alone.
 constexpr uint64_t kSliceNs = 100'000;
 
 std::string slurp(const std::string& path) {

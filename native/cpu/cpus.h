@@ -1,4 +1,5 @@
-// What the system says of CPUs, and what the threads of the pool ask of it. Elsewhere than on Linux: how many there are.
+// What the system says of CPUs, and what the threads of the pool ask of it. Elsewhere than on Linux: how many there
+// are.
 #pragma once
 #include <span>
 
@@ -9,8 +10,8 @@ void take_short_slices();   // for this thread, not for what it forks; where the
 int this_thread();          // its number for Waking
 int this_cpu();             // where this thread runs now; -1: unknown
 
-// While it lives, a sleeping thread can be woken on one CPU only: where it ran last, if nobody else of ours is there, else on
-// the first that is free. Afterwards the system may move it as before.
+// While it lives, a sleeping thread can be woken on one CPU only: where it ran last, if nobody else of ours is there,
+// else on the first that is free. Afterwards the system may move it as before.
 class Waking {
  public:
   Waking(int thread, int last, std::span<const int> taken);

@@ -159,10 +159,10 @@ Gemm<T>::Gemm(int64_t m, int64_t n, int64_t k, int64_t pieces, bool a_by_columns
     int64_t most = std::max<int64_t>(256, round_up((int64_t(1) << 16) / std::max<int64_t>(k, 1), 64));
     (m == 1 ? tile_n_ : tile_m_) = std::min(most, std::max(m, n));
   } else {
-    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows: with
-    // b in no cache 100x800x500 took 11 % less in 16 tiles of 100x32 than of 50x64, which read it twice.
-    // Where a is read by columns, down to 2 panels, and tiles stay tall: 512^3 on four threads ran at 640 GFLOP/s in
-    // tiles of 256x64, at 611 in 128x128, at 594 in 103x128.
+    // Where rows of a are read in place, columns are cut first, for b is copied by each tile's first block of rows:
+    // with b in no cache 100x800x500 took 11 % less in 16 tiles of 100x32 than of 50x64, which read it twice. Where a
+    // is read by columns, down to 2 panels, and tiles stay tall: 512^3 on four threads ran at 640 GFLOP/s in tiles of
+    // 256x64, at 611 in 128x128, at 594 in 103x128.
     auto halve = [](int64_t& tile, int64_t unit) { tile = round_up(tile / 2, unit); };
     while ((m + tile_m_ - 1) / tile_m_ * ((n + tile_n_ - 1) / tile_n_) < pieces) {
       if (a_by_columns && tile_n_ > 2 * width) halve(tile_n_, width);
@@ -360,7 +360,8 @@ class FloatMatmul final : public Step {
   FloatMatmul(const Problem& q, bool add)
       : q_(q), add_(add), parts_(parts_of<T>(q)), part_((q.k + parts_ - 1) / parts_) {
     const int64_t products = std::max<int64_t>(1, q.batch.count * parts_);
-    const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(q.m * std::max<int64_t>(1, q.batch.count), q.n, q.k) / products;
+    const int64_t rows = q.m * std::max<int64_t>(1, q.batch.count);
+    const int64_t pieces = parts_ > 1 ? 1 : Gemm<T>::pieces(rows, q.n, q.k) / products;
     gemm_ = Gemm<T>(q.m, q.n, part_, pieces, q.csa != 1);
     last_ = Gemm<T>(q.m, q.n, q.k - (parts_ - 1) * part_, pieces, q.csa != 1);
     alone_ = Gemm<T>(q.m, q.n, q.k, 1, q.csa != 1);

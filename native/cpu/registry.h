@@ -1,4 +1,5 @@
-// Which function makes the Step of which operation. Each kernel file registers its own at load; device.cpp looks them up.
+// Which function makes the Step of which operation. Each kernel file registers its own at load; device.cpp looks them
+// up.
 #pragma once
 #include <initializer_list>
 #include <memory>

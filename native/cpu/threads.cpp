@@ -27,13 +27,14 @@ constexpr auto kSpin = std::chrono::microseconds(20);
 // While others still work on the same job a worker spins on, so long at most: one that fell asleep between the products
 // of an LSTM came late to the next, for which the others then waited and fell asleep (216 us a product instead of 138).
 constexpr auto kTail = std::chrono::microseconds(200);
-// To wake a sleeping worker takes its waker 13 us in a virtual machine (1 or 2 without one), and the worker begins 45 us
-// later, with the data in another core's cache. A spinning one begins at once. So: a helper must find about this much work,
+// To wake a sleeping worker takes its waker 13 us in a virtual machine (1 or 2 without one), and the worker begins 45
+// us later, with the data in another core's cache. A spinning one begins at once. So: a helper must find about this
+// much work,
 constexpr double kWorkPerThreadNs = 4e3;
 // less than kSerialNs stays on the caller, and less than this does when all workers sleep: the two products of a
-// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between. Unless jobs of kRepeatedNs have
-// come one after the other kRepeats times, each sooner than a worker that spins falls asleep (what is estimated may take twice
-// as long on a slow core): 784x100 by 100x64, again and again, 95 us became 53.
+// perceptron's step (60 us each) took 127 us on one core, 170 on four that slept between. Unless jobs of kRepeatedNs
+// have come one after the other kRepeats times, each sooner than a worker that spins falls asleep (what is estimated
+// may take twice as long on a slow core): 784x100 by 100x64, again and again, 95 us became 53.
 constexpr double kColdNs = 150e3;
 constexpr double kRepeatedNs = 40e3;
 constexpr int kRepeats = 4;
@@ -43,10 +44,11 @@ constexpr double kRouseNs = 100e3;
 constexpr double kChainNs = 120e3;
 // The caller wakes all: 16 tasks of 100 us on 4 busy cores took 1.0 to 1.6 ms by chain, 0.75 so.
 constexpr double kWakeAllNs = 300e3;
-// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other kRepeats times.
+// A sleeping worker is woken for a launched task of this much, or when tasks have come one after the other kRepeats
+// times.
 constexpr double kLaunchNs = 60e3;
-// Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to fetch
-// their data to another core.
+// Who waits for a launched task helps with jobs of this much even if no worker is awake: for less it costs as much to
+// fetch their data to another core.
 constexpr double kHelpNs = 40e3;
 constexpr int kMaxThreads = 1024;
 
@@ -160,7 +162,9 @@ class Pool {
   // Does a worker spin, or is one waking up?
   bool awake() const { return spinning() > 0; }
   // Or somebody who waits for a launched task, if the work is worth fetching its data to another core?
-  bool helped(double cost_ns) const { return awake() || (cost_ns >= kHelpNs && waiting_.load(std::memory_order_relaxed)); }
+  bool helped(double cost_ns) const {
+    return awake() || (cost_ns >= kHelpNs && waiting_.load(std::memory_order_relaxed));
+  }
 
   // Workers that are not asleep, without one that runs a launched task.
   int spinning() const {
@@ -175,7 +179,8 @@ class Pool {
       const bool often = launches_.next(cost_ns);
       if ((cost_ns < kLaunchNs && !often) || busy_.exchange(true, std::memory_order_acquire)) return false;
       start(1);
-      const bool there = started_.load(std::memory_order_relaxed) > 0 && (wake(*worker_[0]) || !worker_[0]->asleep.load());
+      const bool any = started_.load(std::memory_order_relaxed) > 0;
+      const bool there = any && (wake(*worker_[0]) || !worker_[0]->asleep.load());
       busy_.store(false, std::memory_order_release);
       if (!there) return false;
     }
@@ -251,7 +256,8 @@ class Pool {
 
   static bool begin(AsyncTask& task) {
     int32_t state = AsyncTask::Launched;
-    return task.state.load(std::memory_order_relaxed) == state && task.state.compare_exchange_strong(state, AsyncTask::Running);
+    return task.state.load(std::memory_order_relaxed) == state &&
+           task.state.compare_exchange_strong(state, AsyncTask::Running);
   }
   static void finish(AsyncTask& task) {
     task.run();
@@ -294,11 +300,12 @@ class Pool {
     return sleeps;
   }
 
-  // Where our threads are. The system would wake one where it ran last or where its waker runs, even if another of ours is
-  // there (it looks for a CPU that idles; but in a virtual machine those that have been idle for long look as if they were
-  // not to be had), and leave it there for milliseconds. So each is woken on a CPU of its own, which costs 6 us of a wake's
-  // 21. A 3x3 layer of 64x56x56 on four threads, 30 ms of calls after a pause: 5.3 ms a call became 4.2 (PyTorch 4.4); of
-  // 256x14x14 5.4 became 4.1 (3.9), where only those were led elsewhere that would have met where they ran last.
+  // Where our threads are. The system would wake one where it ran last or where its waker runs, even if another of ours
+  // is there (it looks for a CPU that idles; but in a virtual machine those that have been idle for long look as if
+  // they were not to be had), and leave it there for milliseconds. So each is woken on a CPU of its own, which costs 6
+  // us of a wake's 21. A 3x3 layer of 64x56x56 on four threads, 30 ms of calls after a pause: 5.3 ms a call became 4.2
+  // (PyTorch 4.4); of 256x14x14 5.4 became 4.1 (3.9), where only those were led elsewhere that would have met where
+  // they ran last.
   std::span<const int> taken_cpus(std::span<int> all, const Worker& woken) const {
     all[0] = this_cpu();
     all[1] = launcher_.load(std::memory_order_relaxed);

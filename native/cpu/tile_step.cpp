@@ -134,8 +134,8 @@ void TileStep::run(char* const* out, const char* const* in, char* scratch) const
   }
 }
 
-// The accumulators of the tasks into those of the first, in order. They lie in the caches of the threads that made them:
-// those of a layer norm, 64 times 2 x 768, took one thread 0.2 ms of 2.5.
+// The accumulators of the tasks into those of the first, in order. They lie in the caches of the threads that made
+// them: those of a layer norm, 64 times 2 x 768, took one thread 0.2 ms of 2.5.
 void TileStep::combine(const Result& r, char* acc) const {
   constexpr int64_t kCells = 128;
   parallel((r.cells + kCells - 1) / kCells, 0.5 * double(r.cells * (tasks - 1)), [&](int64_t i) {

@@ -1,5 +1,5 @@
-// Reference-counted device memory. Contents never change while somebody else may look: a run writes only into buffers that
-// it has just allocated, or that it alone holds (`donatable`).
+// Reference-counted device memory. Contents never change while somebody else may look: a run writes only into buffers
+// that it has just allocated, or that it alone holds (`donatable`).
 #pragma once
 #include <atomic>
 #include <memory>

@@ -1,20 +1,20 @@
 // batch: independent operations of one signature, run as one.
 //
-// The nodes of the graph are emitted again in a new order. Products of matrices are `seeds`: one that is available waits
-// in the bucket of its signature (operation, shapes, the matrix that it shares with others). When nothing is left to do but
-// such, the bucket with the longest way to go is fired: all its products run as one, over their operands stacked. So the
-// products of a recurrence run as soon as they can, one by one, and the hundred products of an output layer, which
-// nobody waits for, when all of them are there: as one. The nodes of a tree are fired level by level.
+// The nodes of the graph are emitted again in a new order. Products of matrices are `seeds`: one that is available
+// waits in the bucket of its signature (operation, shapes, the matrix that it shares with others). When nothing is left
+// to do but such, the bucket with the longest way to go is fired: all its products run as one, over their operands
+// stacked. So the products of a recurrence run as soon as they can, one by one, and the hundred products of an output
+// layer, which nobody waits for, when all of them are there: as one. The nodes of a tree are fired level by level.
 //
-// What follows a group is drawn in: as long as all members have alike consumers (a bias, a softmax, its derivative), these
-// become one operation on the stack as well. Small elementwise operations on members are seeds themselves, but not
-// between the products of a recurrence.
+// What follows a group is drawn in: as long as all members have alike consumers (a bias, a softmax, its derivative),
+// these become one operation on the stack as well. Small elementwise operations on members are seeds themselves, but
+// not between the products of a recurrence.
 //
 // All other nodes are emitted when somebody asks for their values, so that what belongs together stays together.
 //
-// A sum of many products, as the gradient of a shared matrix is, becomes one product with a long inner dimension; sums of
-// column sums, of members of stacks, and chains of scatters are joined likewise. This changes the order in which numbers are
-// added up, by the plan alone: the same program gives the same bits.
+// A sum of many products, as the gradient of a shared matrix is, becomes one product with a long inner dimension; sums
+// of column sums, of members of stacks, and chains of scatters are joined likewise. This changes the order in which
+// numbers are added up, by the plan alone: the same program gives the same bits.
 #include <algorithm>
 #include <utility>
 
@@ -27,7 +27,8 @@ namespace knet {
 
 namespace {
 
-// Products above this (in multiply-adds) keep all cores busy on their own; stacking them gains nothing unless it is free.
+// Products above this (in multiply-adds) keep all cores busy on their own; stacking them gains nothing unless it is
+// free.
 constexpr int64_t kLargeProduct = int64_t(1) << 26;
 
 uint64_t mix(uint64_t h, uint64_t x) {

@@ -361,8 +361,8 @@ bool Batcher::gathers_rows(const Graph::Node& n) const {
          spec(g_.in(n)[1]).shape.rank == 1;
 }
 
-// One node for all of these (alike). It makes their results one after the other: (count, *shape of a result) under this or
-// another shape. kNone: that cannot be.
+// One node for all of these (alike). It makes their results one after the other: (count, *shape of a result) under this
+// or another shape. kNone: that cannot be.
 uint32_t Batcher::together(const Values& nodes, int depth) {
   const Graph::Node n = g_.nodes[nodes[0]];
   const int64_t count = int64_t(nodes.size());

@@ -66,8 +66,8 @@ bool Batcher::scatters_rows(const Graph::Node& n) const {
          spec(g_.in(n)[2]).shape.rank == 1;
 }
 
-// slice_add(slice_add(x, v, i), w, j), small slices along one axis. (Of large ones each is added as soon as it is there,
-// so that it need not be kept.)
+// slice_add(slice_add(x, v, i), w, j), small slices along one axis. (Of large ones each is added as soon as it is
+// there, so that it need not be kept.)
 bool Batcher::adds_slice(const Graph::Node& n) const {
   return n.op == Op::slice_add && n.n_in == 3 && small(g_.in(n)[1]);
 }
@@ -166,8 +166,8 @@ void Batcher::tell_sum(size_t count, const char* what, const Shape& s) {
   if (told_) *told_ += std::to_string(count) + " " + what + " " + str(s) + " added up as one\n";
 }
 
-// The sum over t of as[t]^T @ bs[t] as one product, if what must be copied for it is less than what the partial sums would
-// read and write.
+// The sum over t of as[t]^T @ bs[t] as one product, if what must be copied for it is less than what the partial sums
+// would read and write.
 template <class Plus>
 bool Batcher::long_product(const Values& as, const Values& bs, uint32_t like, Plus plus) {
   int64_t copied = 0;

@@ -1,4 +1,5 @@
-// What batch works on: a graph that is emitted again in another order, and where its values are meanwhile. See batch.cpp.
+// What batch works on: a graph that is emitted again in another order, and where its values are meanwhile. See
+// batch.cpp.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -9,8 +10,8 @@
 
 namespace knet {
 
-// Members below this size are batched wherever they occur: a kernel on so few elements costs more to plan and to start than
-// to run. Above it a group must be worth more than the fusions that it may break.
+// Members below this size are batched wherever they occur: a kernel on so few elements costs more to plan and to start
+// than to run. Above it a group must be worth more than the fusions that it may break.
 inline constexpr int64_t kSmallBytes = 8 << 10;
 // How many alike nodes are looked for through their operands when a stack of them is asked for.
 inline constexpr int kLiftDepth = 8;

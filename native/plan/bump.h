@@ -1,6 +1,6 @@
 // Memory of a plan while it is being made. The stages fill thousands of lists, and none outlives the planning: they are
-// taken from blocks, one after the other, and given back all at once. (Half of the time to plan a small graph went to malloc,
-// free, and to page faults, since the C library returns the end of its heap to the system at every large free.)
+// taken from blocks, one after the other, and given back all at once. (Half of the time to plan a small graph went to
+// malloc, free, and to page faults, since the C library returns the end of its heap to the system at every large free.)
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -108,9 +108,9 @@ class Blocks {
   }
 };
 
-// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was filled,
-// nor the second Blocks::Turns::next() after that.
-// It has no destructor, and when it grows its old memory stays as it was: references to elements remain good for reading.
+// A vector of plain data (or of lists of it) in blocks: it must not outlive the innermost Blocks::Scope in which it was
+// filled, nor the second Blocks::Turns::next() after that. It has no destructor, and when it grows its old memory stays
+// as it was: references to elements remain good for reading.
 template <class T>
 class List {
   static_assert(std::is_trivially_destructible_v<T> && alignof(T) <= 16);

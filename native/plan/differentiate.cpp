@@ -1,9 +1,9 @@
 // differentiate: each `grad` node becomes the operations that compute the gradient.
 //
-// Reverse accumulation over the graph so far: from the loss back to the leaves, each operation's derivative is a template
-// (rulebook.h) put on its gradients, results and inputs. What a rule leaves to us: summing a gradient over broadcast axes,
-// adding up the contributions to a value, and knowing what is needed at all. Since a gradient is again plain operations, a
-// `grad` node that comes later differentiates through it: any order.
+// Reverse accumulation over the graph so far: from the loss back to the leaves, each operation's derivative is a
+// template (rulebook.h) put on its gradients, results and inputs. What a rule leaves to us: summing a gradient over
+// broadcast axes, adding up the contributions to a value, and knowing what is needed at all. Since a gradient is again
+// plain operations, a `grad` node that comes later differentiates through it: any order.
 #include <algorithm>
 #include <bit>
 #include "plan/pipeline.h"

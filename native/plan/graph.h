@@ -1,4 +1,5 @@
-// The planner's data: a straight-line program over values. Every stage is a function from Graph to Graph (or on to the next form).
+// The planner's data: a straight-line program over values. Every stage is a function from Graph to Graph (or on to the
+// next form).
 #pragma once
 #include <algorithm>
 #include <string>
@@ -34,8 +35,8 @@ struct Graph {
   List<uint32_t> inputs;   // values bound to buffers at each run, in binding order (made by op leaf)
   List<uint32_t> scalars;  // values bound to Python numbers at each run (made by op scalar), in binding order
   List<uint32_t> outputs;  // values to be computed, in order; one may occur twice, or be an input
-  // Values that have run already, and the inputs that hold them: derivatives see how they were made, programs read the inputs.
-  // Gone after simplify.
+  // Values that have run already, and the inputs that hold them: derivatives see how they were made, programs read the
+  // inputs. Gone after simplify.
   List<std::pair<uint32_t, uint32_t>> known;
 
   std::span<const uint32_t> in(const Node& n) const { return {ins.data() + n.in_at, n.n_in}; }
@@ -58,7 +59,8 @@ struct Graph {
   std::string text() const;  // one line per node: "v7: float32(3, 4) = add(v5, v6)"
 };
 
-// Are they the same? For lists of a few words, of which a call of memcmp (std::ranges::equal) takes longer than they do.
+// Are they the same? For lists of a few words, of which a call of memcmp (std::ranges::equal) takes longer than they
+// do.
 template <class T>
 bool same_words(std::span<const T> a, std::span<const T> b) {
   if (a.size() != b.size()) return false;
@@ -92,8 +94,8 @@ class Rebuilder {
 
   // The node as it is, on what has become of its operands.
   void keep(const Graph::Node&);
-  // The nodes first .. end - 1 as they are, at once. Of a graph of which words and values are in the order of the nodes: as
-  // it was recorded or rebuilt, and not changed since.
+  // The nodes first .. end - 1 as they are, at once. Of a graph of which words and values are in the order of the
+  // nodes: as it was recorded or rebuilt, and not changed since.
   void keep(size_t first, size_t end);
   // out_, with the inputs, scalars and outputs of g_.
   Graph finish();

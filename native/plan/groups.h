@@ -7,8 +7,8 @@
 // A group has a space, the shape it runs over: extents of 1 are left out, and where its nodes have several shapes,
 // dimensions are split until each shape is the space with adjacent dimensions joined. In it a value is a register in
 // one of two classes: Full, one element per point, or Row, one per row: the first dimensions of the space count the
-// rows, the others are a row. A value made in the group is read as a register only if the reading strides are those under which it would be stored; any other
-// reading (transposed, sliced) goes through memory.
+// rows, the others are a row. A value made in the group is read as a register only if the reading strides are those
+// under which it would be stored; any other reading (transposed, sliced) goes through memory.
 #pragma once
 #include <vector>
 

@@ -1,7 +1,7 @@
-// guard: what decides whether a run can fail comes first. The kernels that make the indices of others, where they are few
-// and quick, move to the front; when they have run, these indices are checked, and from then on nothing can fail. So a
-// step with labels or words in it may work in place, and beside the recording of the next step: if a label is out of range
-// nothing has been overwritten.
+// guard: what decides whether a run can fail comes first. The kernels that make the indices of others, where they are
+// few and quick, move to the front; when they have run, these indices are checked, and from then on nothing can fail.
+// So a step with labels or words in it may work in place, and beside the recording of the next step: if a label is out
+// of range nothing has been overwritten.
 #include <algorithm>
 
 #include "plan/program.h"

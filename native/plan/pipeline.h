@@ -11,7 +11,8 @@ Graph differentiate(Graph);
 Graph simplify(Graph);
 // Joins independent operations of one signature into one. `told`: what was joined, in words.
 Graph batch(Graph, std::string* told = nullptr);
-// Schedule fuse(Graph, Device&), void guard(Schedule&), Placement place(const Schedule&), Program::build: see program.h.
+// Schedule fuse(Graph, Device&), void guard(Schedule&), Placement place(const Schedule&), Program::build: see
+// program.h.
 
 // The text of every stage, for `explain`.
 struct Stages {

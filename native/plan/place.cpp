@@ -114,8 +114,8 @@ int64_t pack_in_time(List<Piece>& pieces, const List<uint32_t>& which, uint32_t 
   return most;
 }
 
-// The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2). Into `offsets`, in the order
-// of `which`.
+// The largest first, each as low as those that are alive with it allow. Tighter, but O(n^2). Into `offsets`, in the
+// order of `which`.
 int64_t pack_by_size(const List<Piece>& pieces, const List<uint32_t>& which, List<int64_t>& offsets) {
   struct Placed {
     int64_t offset, end;

@@ -37,7 +37,8 @@ struct Schedule {
   std::vector<Kernel> kernels;        // in order of execution
   List<uint32_t> words;        // what kernels are made of, see Kernel::at
   List<Joined> joined;
-  // guard: the first so many kernels make the indices of the kernels in `checked`, which can be checked when they have run.
+  // guard: the first so many kernels make the indices of the kernels in `checked`, which can be checked when they have
+  // run.
   uint32_t guards = 0;
   List<uint32_t> checked;
   std::span<const uint32_t> nodes(const Kernel& k) const { return {words.data() + k.at, k.n_nodes}; }
@@ -71,7 +72,8 @@ Placement place(const Schedule&);
 // What one run works on, and holds until it has ended.
 class Bound {
  public:
-  // What the thread reads that runs it, in lines of the cache of their own, since that may be another one than binds it.
+  // What the thread reads that runs it, in lines of the cache of their own, since that may be another one than binds
+  // it.
   struct alignas(64) Line { char bytes[64]; };
   char** base() const { return reinterpret_cast<char**>(const_cast<Line*>(lines_.data())); }
   Scalar* scalars() const { return reinterpret_cast<Scalar*>(base() + n_base_); }
@@ -92,9 +94,9 @@ class Bound {
 class Program {
  public:
   static std::unique_ptr<Program> build(const Schedule&, const Placement&, Device&);
-  // A run is bind, check, run. bind takes memory and tells where the results will be, in the order of Graph::outputs: a buffer
-  // of Bound::inputs that is `donatable()` may be overwritten and come back as an output. `scalars` in the order of
-  // Graph::scalars. On Error nothing was filled.
+  // A run is bind, check, run. bind takes memory and tells where the results will be, in the order of Graph::outputs: a
+  // buffer of Bound::inputs that is `donatable()` may be overwritten and come back as an output. `scalars` in the order
+  // of Graph::scalars. On Error nothing was filled.
   virtual void bind(Bound&, std::span<const Scalar> scalars, std::span<Located> outputs) const = 0;
   // Throws if an index in the data is out of range, as far as this can be told beforehand. Nothing was overwritten.
   virtual void check(Bound&, std::vector<double>* took = nullptr) const = 0;

@@ -328,8 +328,9 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
   Stream& stream = Stream::shared();
   stream.wait();
   const std::shared_ptr<const Program> program = p->program;
-  // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what nobody else has.
-  // Not if the run may fail: then the values that do not need what failed are computed again from the same inputs.
+  // Without history the trace ends here, so its hold on the inputs goes to the program, which may write over what
+  // nobody else has. Not if the run may fail: then the values that do not need what failed are computed again from the
+  // same inputs.
   const bool lend = history || program->can_fail;
   std::unique_ptr<Bound> bound = stream.take();
   for (auto& b : t_.bound_) {
@@ -358,8 +359,8 @@ void Runner::compute(std::vector<uint32_t> wanted, bool history) {
                                     std::to_string(program->arena_bytes + program->output_bytes) + " bytes");
   }
   if (error) {
-    // Exactly the values that need what failed are lost: the others are computed one by one. Only memory can have failed when
-    // inputs were given away and perhaps written over; then all are lost.
+    // Exactly the values that need what failed are lost: the others are computed one by one. Only memory can have
+    // failed when inputs were given away and perhaps written over; then all are lost.
     if (!lend)
       for (size_t i = 0; i < t_.bound_.size(); ++i) t_.bound_[i].at = std::move(bound->inputs[i]);
     outputs.clear();

@@ -1,4 +1,5 @@
-// Runs what is pending in a trace: looks the trace up among the plans, plans it on a miss, runs the program, hands out results.
+// Runs what is pending in a trace: looks the trace up among the plans, plans it on a miss, runs the program, hands out
+// results.
 #pragma once
 #include <functional>
 #include <string>
@@ -14,7 +15,8 @@ struct Report;
 class Runner {
  public:
   explicit Runner(Trace& t) : t_(t) {}
-  // `history`: the trace goes on (an open grad call), so results of contractions and reductions are kept for derivatives.
+  // `history`: the trace goes on (an open grad call), so results of contractions and reductions are kept for
+  // derivatives.
   void run(bool history);
   // Plans what is pending and notes in estimates() what it would need, but runs nothing.
   void estimate();
@@ -38,7 +40,8 @@ PlanStats plan_stats();
 void clear_plans();
 int64_t& plan_cache_bytes();  // the limit; least recently used plans go first
 
-// What programs need, of this thread, while its trace is `planning_only`: bytes of the arena, bytes of results, kernels.
+// What programs need, of this thread, while its trace is `planning_only`: bytes of the arena, bytes of results,
+// kernels.
 struct Estimate {
   int64_t arena, results;
   int kernels;

@@ -138,8 +138,8 @@ class Rewriter {
     return is_float(t) ? s.f == x : t != DType::Bool && double(s.i) == x;
   }
 
-  // Elementwise operations broadcast by themselves: an explicit broadcast of an operand is dropped when another operand has the
-  // shape of the result.
+  // Elementwise operations broadcast by themselves: an explicit broadcast of an operand is dropped when another operand
+  // has the shape of the result.
   void peel(std::span<uint32_t> in, const Shape& result) {
     for (size_t i = 0; i < in.size(); ++i) {
       const auto& n = g_.made(in[i]);

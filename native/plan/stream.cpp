@@ -10,11 +10,11 @@ namespace knet {
 
 namespace {
 
-// A step whose results are read at once gains nothing: after a read so many runs stay here, twice as many each time that
-// it happens again, and half as many when it does not.
+// A step whose results are read at once gains nothing: after a read so many runs stay here, twice as many each time
+// that it happens again, and half as many when it does not.
 constexpr int kFewest = 4, kMost = 1024;
-// Below, handing it over costs more than it takes; above, the recording of a step is little beside it, and who waits would
-// spin for long.
+// Below, handing it over costs more than it takes; above, the recording of a step is little beside it, and who waits
+// would spin for long.
 constexpr double kLeastNs = 1e3, kMostNs = 500e3;
 
 }  // namespace
@@ -38,8 +38,8 @@ bool Stream::launch(std::shared_ptr<const Program> program, std::unique_ptr<Boun
     return false;
   }
   if (launches_++ == 0) {
-    // Neither the child of a fork nor the end of the process may find a program half-way. At the end nothing can run on this
-    // thread any more, which has lost its thread-local variables: what has not begun never does.
+    // Neither the child of a fork nor the end of the process may find a program half-way. At the end nothing can run on
+    // this thread any more, which has lost its thread-local variables: what has not begun never does.
     static AsyncTask& task = task_;
     static Device& on = device;
     pthread_atfork([] { on.wait(task); }, nullptr, nullptr);

@@ -1,5 +1,5 @@
-// Differentiated calls: what grad.py asks of the engine in every step. Plain functions of CPython, since a step of a small
-// model makes four of these calls in as many microseconds.
+// Differentiated calls: what grad.py asks of the engine in every step. Plain functions of CPython, since a step of a
+// small model makes four of these calls in as many microseconds.
 #include <algorithm>
 #include <vector>
 

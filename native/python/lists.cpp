@@ -138,8 +138,8 @@ HostArray build(PyObject* o, const Scan& s, DType t) {
   a.shape = s.shape;
   const size_t bytes = size_t(s.shape.size()) * itemsize(t);
   a.at.buffer = allocate(DeviceId{}, bytes);
-  // Nothing to read, and not to be read: an empty array among others may be pending, and computing it would end the trace
-  // that the caller has values of.
+  // Nothing to read, and not to be read: an empty array among others may be pending, and computing it would end the
+  // trace that the caller has values of.
   if (bytes == 0) return a;
   char* to = a.at.data();
   fill(o, t, to, to + bytes);

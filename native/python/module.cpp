@@ -1,4 +1,5 @@
-// The module knet._core: arrays and operations (array.h), and below the functions through which the package steers the engine.
+// The module knet._core: arrays and operations (array.h), and below the functions through which the package steers the
+// engine.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>

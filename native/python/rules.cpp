@@ -39,7 +39,8 @@ int64_t result(PyObject* o, DType like) {
   return value_of(Trace::current(), o, &like);
 }
 
-// A Python exception raised by a rule becomes an Error, so that it can cross the planner and be raised again at each use.
+// A Python exception raised by a rule becomes an Error, so that it can cross the planner and be raised again at each
+// use.
 [[noreturn]] void rethrow(const char* op) {
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);

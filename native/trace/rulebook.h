@@ -44,8 +44,8 @@ class Capture {
   uint32_t formals_ = 0;
 };
 
-// A signature: what a template depends on. (A derivative does not depend on whether its operands are weak, and that of an
-// elementwise operation not on their shapes: one template serves all.)
+// A signature: what a template depends on. (A derivative does not depend on whether its operands are weak, and that of
+// an elementwise operation not on their shapes: one template serves all.)
 struct Signature {
   Op op;
   std::span<const int64_t> attrs;
@@ -53,8 +53,8 @@ struct Signature {
   uint64_t has_dy = 0, needs = 0;         // bit per result with a gradient, per input that needs one
 };
 
-// The binding's side: run the Python rule under a Capture. Operands of a derivative: gradients that exist (in order), results,
-// inputs; its results: one per needed input, in order. Operands of an expansion: the inputs.
+// The binding's side: run the Python rule under a Capture. Operands of a derivative: gradients that exist (in order),
+// results, inputs; its results: one per needed input, in order. Operands of an expansion: the inputs.
 struct RuleSource {
   std::function<Template(const Signature&)> derivative, expansion;
 };

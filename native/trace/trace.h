@@ -46,8 +46,8 @@ struct Line {
 
 class Trace {
  public:
-  // This thread's. Call it once, at the start of an operation: when too much is pending it runs it first, and value numbers
-  // got before are then void.
+  // This thread's. Call it once, at the start of an operation: when too much is pending it runs it first, and value
+  // numbers got before are then void.
   static Trace& current();
   // The same, but it runs nothing.
   static Trace& of_this_thread() { return here_ ? *here_ : first_use(); }
@@ -107,8 +107,8 @@ class Trace {
     bool leaf;
     Located at;
   };
-  // What was recorded, exactly; with the set of live values it is the key of the plan cache. Per node: a head (op, counts),
-  // its inputs, its attributes. A leaf's attributes are its dtype, device and shape; a scalar's its dtype.
+  // What was recorded, exactly; with the set of live values it is the key of the plan cache. Per node: a head (op,
+  // counts), its inputs, its attributes. A leaf's attributes are its dtype, device and shape; a scalar's its dtype.
   std::vector<int64_t> words_;
   std::vector<Value> values_;
   std::vector<Bound> bound_;
@@ -125,7 +125,8 @@ class Trace {
 
   friend struct Home;
 
-  // What this thread records into: its own trace or, in a derivative rule, that of the rule. Null before its first operation.
+  // What this thread records into: its own trace or, in a derivative rule, that of the rule. Null before its first
+  // operation.
   static constinit inline thread_local Trace* here_ = nullptr;
   static Trace& first_use();
 
@@ -161,8 +162,8 @@ struct Host {
 };
 Host& host();
 
-// While it lives, other Python threads may run, if this one is to be busy for `cost_ns` that are worth it: giving the lock
-// away and taking it back costs a few us when another thread wants it.
+// While it lives, other Python threads may run, if this one is to be busy for `cost_ns` that are worth it: giving the
+// lock away and taking it back costs a few us when another thread wants it.
 class Unlocked {
  public:
   explicit Unlocked(double cost_ns) : on_(cost_ns > 50e3 && host().unlock) {

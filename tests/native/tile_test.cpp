@@ -1,4 +1,5 @@
-// The tile interpreter against plain loops: random programs over random layouts, reductions, in-place use, thread counts.
+// The tile interpreter against plain loops: random programs over random layouts, reductions, in-place use, thread
+// counts.
 //   make test-native, or build/native/tile_test [rounds]
 #include <cmath>
 #include <cstdio>

@@ -62,9 +62,9 @@ void block(int64_t k, const T* a, int64_t rsa, int64_t csa, const int64_t* off, 
   const T* q[kThirds];
   for (int i = 0; i < kThirds; ++i) q[i] = a + 3 * i * rsa;
   const T *b0 = p.b[0], *b1 = p.b[1];
-  // The rows of C, far apart, are on their way while the sums are made, and so is what comes next: in four portions, for
-  // a core waits when it has asked for more than some 16 lines. 12800x256x1024 ran at 139 GFLOP/s when all were asked
-  // for at once, at 147 in four portions, at 144 in one for each row.
+  // The rows of C, far apart, are on their way while the sums are made, and so is what comes next: in four portions,
+  // for a core waits when it has asked for more than some 16 lines. 12800x256x1024 ran at 139 GFLOP/s when all were
+  // asked for at once, at 147 in four portions, at 144 in one for each row.
   constexpr int kPortions = 4;
   // Steps of the sum at a time: four were 1 to 3 % faster than one with AVX-512, 1 % slower with AVX2.
   constexpr int kSteps = kVectorBytes == 64 ? 4 : 1;
@@ -404,8 +404,8 @@ inline __attribute__((always_inline)) void fold_all(V* sum) {
   }
 }
 
-// R x N sums, all in registers; Whole: there are as many rows. Rows of A are reached as in `block`; when they were R pointers,
-// GCC 12 made vectors of them and took these apart again: 506x13x1 took 2.7 us.
+// R x N sums, all in registers; Whole: there are as many rows. Rows of A are reached as in `block`; when they were R
+// pointers, GCC 12 made vectors of them and took these apart again: 506x13x1 took 2.7 us.
 template <class T, int R, int N, bool Whole>
 void dots_block(int64_t rows, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t rsc,
                 int64_t csc, bool add) {
@@ -475,8 +475,8 @@ struct DotsOf {
 template <class T, int R, int N>
 constexpr DotsOf<T> dots_of() { return {R, N, dots_block<T, R, N, true>, dots_block<T, R, N, false>}; }
 
-// With 32 registers up to 12 columns go through the rows of a together: for 100x784x10 in columns of 4, 4 and 2 a was read
-// three times from L2, which took 15 us instead of 10.
+// With 32 registers up to 12 columns go through the rows of a together: for 100x784x10 in columns of 4, 4 and 2 a was
+// read three times from L2, which took 15 us instead of 10.
 template <class T>
 DotsOf<T> dots_for(int64_t columns) {
   constexpr int L = Vec<T>::lanes;

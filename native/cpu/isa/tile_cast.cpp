@@ -3,8 +3,8 @@
 
 namespace knet::cpu::KNET_ISA {
 
-// To bool is "not zero". Floats are truncated; what does not fit an integer goes through int64, as the processor gives it
-// (the result is then no number that one may rely on, as in NumPy).
+// To bool is "not zero". Floats are truncated; what does not fit an integer goes through int64, as the processor gives
+// it (the result is then no number that one may rely on, as in NumPy).
 template <class To, class From>
 static inline __attribute__((always_inline)) To convert(From x) {
   if constexpr (std::is_same_v<To, bool>) return x != From(0);

@@ -5,7 +5,8 @@
 
 KNET_TILE_TABLES(KNET_ISA)
 
-// Does the text of an expression call a function that is only valid up to vm::kWide? (asin and the like cost a look at the data.)
+// Does the text of an expression call a function that is only valid up to vm::kWide? (asin and the like cost a look at
+// the data.)
 namespace knet::cpu::KNET_ISA {
 using namespace tile;
 

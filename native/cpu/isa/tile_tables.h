@@ -4,8 +4,8 @@
 
 namespace knet::cpu::tile {
 
-// Element types, numbered as knet::DType (tile_pick.cpp checks it). Not knet/types.h itself: files built per instruction
-// set see no header with inline functions that the linker could merge.
+// Element types, numbered as knet::DType (tile_pick.cpp checks it). Not knet/types.h itself: files built per
+// instruction set see no header with inline functions that the linker could merge.
 enum Lane : int { kBool, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64, kF16, kBF16, kF32, kF64, kC64, kC128, kLanes };
 
 // dst[i] = f(src[0][i], ...) for i < n. dst may be exactly one of the sources if their items are of one size.

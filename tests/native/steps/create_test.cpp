@@ -1,4 +1,5 @@
-// Random numbers: known answers, moments, the formula in long double, every instruction set alike; and ranges of numbers.
+// Random numbers: known answers, moments, the formula in long double, every instruction set alike; and ranges of
+// numbers.
 #include "cpu/isa/random.h"
 
 #include "steps.h"
