@@ -33,7 +33,7 @@ constexpr int64_t even_tasks(int64_t n) { return n < 3 ? n : (n + 2) / 4 * 4; }
 
 // Runs body(0) ... body(tasks - 1), in any order, on the pool; returns when all are done. The split into tasks must
 // depend on sizes only, never on the number of threads: same bits for any number. `cost_ns`: estimate for one core in
-// all; below about 30 us everything runs on the caller. Nested calls run inline. The first exception thrown by a task
+// all; below kSerialNs everything runs on the caller. Nested calls run inline. The first exception thrown by a task
 // is rethrown here.
 void parallel(int64_t tasks, double cost_ns, TaskRef body);
 

@@ -247,13 +247,7 @@ bool Batcher::run_together(const Values& nodes) {
   const uint32_t c = together(nodes);
   if (c == kNone) return false;
   tell(nodes);
-  Values vs;
-  vs.reserve(nodes.size());
-  for (uint32_t i : nodes) {
-    vs.push_back(g_.nodes[i].out);
-    done_[i] = true;
-  }
-  take_seats(vs, c, true);
+  take_seats(finished(nodes), c, true);
   for (uint32_t i : nodes) provide(i);
   return true;
 }

@@ -277,6 +277,17 @@ void Batcher::take_seats(const Values& vs, uint32_t stack, bool first_home) {
     if (first_home || seat_[vs[i]].stack == kNone) seat_[vs[i]] = {uint32_t(stacks_.size() - 1), i};
 }
 
+// Nodes that need not be emitted any more: what they make.
+Values Batcher::finished(const Values& nodes) {
+  Values made;
+  made.reserve(nodes.size());
+  for (uint32_t i : nodes) {
+    made.push_back(g_.nodes[i].out);
+    done_[i] = true;
+  }
+  return made;
+}
+
 // The same for operands of a group: what makes small operands is batched as well, if it is alike.
 uint32_t Batcher::lifted(const Values& vs, int depth) {
   if (in_order(vs)) return stacked(vs);
@@ -286,13 +297,7 @@ uint32_t Batcher::lifted(const Values& vs, int depth) {
   const bool any = makers.size() == vs.size() || (makers.size() > 1 && small(vs[0]));
   const uint32_t c = any ? together(makers, depth + 1) : kNone;
   if (c == kNone) return stacked(vs);
-  Values made;
-  made.reserve(makers.size());
-  for (uint32_t i : makers) {
-    made.push_back(g_.nodes[i].out);
-    done_[i] = true;
-  }
-  take_seats(made, c, true);
+  take_seats(finished(makers), c, true);
   if (makers.size() < vs.size()) return stacked(vs);
   remember(vs, c);
   return c;

@@ -149,6 +149,7 @@ class Batcher : Rebuilder {
   uint32_t seen_as(uint32_t stack, int64_t count, const Shape& member, int32_t line);
   uint32_t members(Seat first, int64_t count, const Shape& member, int32_t line);
   void take_seats(const Values&, uint32_t stack, bool first_home);
+  Values finished(const Values& nodes);
   uint32_t lifted(const Values&, int depth = 0);
   Values fresh_makers(const Values&) const;
   bool alike(uint32_t node, uint32_t other) const;

@@ -6,6 +6,7 @@
 // plain operations, a `grad` node that comes later differentiates through it: any order.
 #include <algorithm>
 #include <bit>
+#include "plan/expander.h"
 #include "plan/pipeline.h"
 #include "trace/rulebook.h"
 
@@ -194,41 +195,20 @@ bool is_replaced(const Graph::Node& n) {
   return n.op == Op::grad || (about.kind == Kind::Compound && !(about.flags & kDifferentiable));
 }
 
-class Replacer : Rebuilder {
+class Replacer : Expander {
  public:
-  using Rebuilder::Rebuilder;
+  using Expander::Expander;
 
   Graph run() {
-    out_.reserve(g_, 3.5);
-    size_t kept = 0;
-    for (size_t i = 0; i < g_.nodes.size(); ++i) {
-      if (!is_replaced(g_.nodes[i])) continue;
-      keep(kept, i);
-      replace(g_.nodes[i]);
-      kept = i + 1;
-    }
-    keep(kept, g_.nodes.size());
-    for (auto [v, leaf] : g_.known) out_.known.emplace_back(map_[v], map_[leaf]);
-    return finish();
+    return Expander::run(3.5, is_replaced, [&](const Graph::Node& n) { n.op == Op::grad ? gradients(n) : expand(n); });
   }
 
  private:
-  List<uint32_t> in_;
-  List<const Spec*> specs_;
-  List<int64_t> results_;
-
-  void replace(const Graph::Node& n) {
+  void gradients(const Graph::Node& n) {
     in_.clear();
     for (uint32_t v : g_.in(n)) in_.push_back(map_[v]);
-    if (n.op == Op::grad) {
-      const auto grads = Backward(out_).run(in_[0], std::span(in_).subspan(1));
-      std::ranges::copy(grads, map_.begin() + n.out);
-      return;
-    }
-    specs_.clear();
-    for (uint32_t v : g_.in(n)) specs_.push_back(&g_.values[v]);
-    expansion({n.op, g_.attr(n), specs_, {}, 0, 0})->instantiate(out_, in_, n.line, results_);
-    for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = uint32_t(results_[k]);
+    const auto grads = Backward(out_).run(in_[0], std::span(in_).subspan(1));
+    std::ranges::copy(grads, map_.begin() + n.out);
   }
 };
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <numeric>
+#include "plan/expander.h"
 #include "plan/known.h"
 #include "plan/pipeline.h"
-#include "trace/rulebook.h"
 
 namespace knet {
 
@@ -36,41 +36,7 @@ List<uint32_t> read_instead(const Graph& g) {
   return instead;
 }
 
-// Compound operations become what they stand for.
-class Expander : Rebuilder {
- public:
-  using Rebuilder::Rebuilder;
-
-  Graph run() {
-    out_.reserve(g_, 1.5);
-    size_t kept = 0;
-    for (size_t i = 0; i < g_.nodes.size(); ++i) {
-      if (info(g_.nodes[i].op).kind != Kind::Compound) continue;
-      keep(kept, i);
-      expand(g_.nodes[i]);
-      kept = i + 1;
-    }
-    keep(kept, g_.nodes.size());
-    for (auto [v, leaf] : g_.known) out_.known.emplace_back(map_[v], map_[leaf]);
-    return finish();
-  }
-
- private:
-  List<uint32_t> in_;
-  List<const Spec*> specs_;
-  List<int64_t> results_;
-
-  void expand(const Graph::Node& n) {
-    in_.clear();
-    specs_.clear();
-    for (uint32_t v : g_.in(n)) {
-      in_.push_back(map_[v]);
-      specs_.push_back(&g_.values[v]);
-    }
-    expansion({n.op, g_.attr(n), specs_, {}, 0, 0})->instantiate(out_, in_, n.line, results_);
-    for (uint32_t k = 0; k < n.n_out; ++k) map_[n.out + k] = uint32_t(results_[k]);
-  }
-};
+bool is_compound(const Graph::Node& n) { return info(n.op).kind == Kind::Compound; }
 
 // Goes through the nodes once. Each is left as it is, changed where it is, or its results are read from an older value.
 class Rewriter {
@@ -251,8 +217,10 @@ Graph prune(Graph g) {
 }
 
 Graph simplify(Graph g) {
-  if (std::ranges::any_of(g.nodes, [](const Graph::Node& n) { return info(n.op).kind == Kind::Compound; }))
-    g = Expander(std::move(g)).run();
+  if (std::ranges::any_of(g.nodes, is_compound)) {
+    Expander all(std::move(g));
+    g = all.run(1.5, is_compound, [&](const Graph::Node& n) { all.expand(n); });
+  }
   return Rewriter(std::move(g)).run();
 }
 
